@@ -1,0 +1,175 @@
+"""Save a grown model with its history, and load it from the small model's builder. No pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from gnomon.errors import BadCheckpoint, GrowthError
+from gnomon.grower import Grower, structure
+from gnomon.ops.context import OpRule
+from gnomon.plan import Plan
+from gnomon.surgery import resize
+
+_FORMAT = 1
+
+
+def save(grower: Grower, path: str | os.PathLike[str]) -> None:
+    """Write weights and history to one safetensors file, under a temporary name first.
+
+    Tensors that share memory are written once. Raises BadCheckpoint if the file cannot be written.
+    """
+    target = Path(path)
+    tensors, aliases = _state(grower.model)
+    meta = {
+        "format": _FORMAT,
+        "history": [json.loads(plan.to_json()) for plan in grower.history],
+        "structure": structure(grower.model),
+        "aliases": aliases,
+    }
+    try:
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=target.name, suffix=".part")
+        os.close(handle)
+        try:
+            save_file(tensors, temporary, metadata={"gnomon": json.dumps(meta)})
+            os.replace(temporary, target)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as fault:
+        raise BadCheckpoint(f"'{target}' cannot be written: {fault}") from fault
+
+
+def _state(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+    tensors: dict[str, Tensor] = {}
+    aliases: dict[str, str] = {}
+    first: dict[tuple[int, int, tuple[int, ...], tuple[int, ...]], str] = {}
+    for name, tensor in model.state_dict().items():
+        if not isinstance(tensor, Tensor):
+            raise BadCheckpoint(
+                f"'{name}' in the state_dict is {type(tensor).__name__}, not a tensor: a safetensors "
+                f"file cannot hold it"
+            )
+        key = (tensor.data_ptr(), tensor.numel(), tuple(tensor.shape), tuple(tensor.stride()))
+        if tensor.numel() and key in first:
+            aliases[name] = first[key]
+        else:
+            first[key] = name
+            tensors[name] = tensor.detach().contiguous().clone()
+    return tensors, aliases
+
+
+def load(
+    path: str | os.PathLike[str],
+    build: Callable[[], nn.Module],
+    example_inputs: object = None,
+    *,
+    blocks: Mapping[str, Callable[[], nn.Module]] | None = None,
+    ops: Mapping[str, OpRule] | None = None,
+) -> nn.Module:
+    """Build the small model, grow it through the file's history, and load the weights.
+
+    build:          makes the model as it was before its first growth.
+    example_inputs: if given, the loaded model is analysed on them once, so that a model whose
+                    code no longer runs in these shapes is found now.
+    Raises BadCheckpoint for a file that is truncated, foreign, tampered with or of another model.
+    """
+    with _opened(path) as file:
+        meta = _metadata(file, path)
+        model = build()
+        plans = [_plan(data, path) for data in meta["history"]]
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+        for plan in plans:
+            _replay(model, plan, path)
+        if structure(model) != meta["structure"]:
+            raise BadCheckpoint(
+                f"'{path}' does not fit what {_name(build)}() makes: names, shapes, dtypes or classes "
+                f"differ from the model that was saved"
+            )
+        _fill(model, file, shapes, meta["aliases"], path)
+    if example_inputs is not None:
+        Grower(model, example_inputs, ops=ops)
+    return model
+
+
+def _name(build: Callable[[], nn.Module]) -> str:
+    return getattr(build, "__qualname__", type(build).__name__)
+
+
+def _opened(path: str | os.PathLike[str]) -> Any:
+    if not Path(path).is_file():
+        raise BadCheckpoint(f"'{path}' is not a file")
+    try:
+        return safe_open(str(path), framework="pt")
+    except (SafetensorError, OSError, ValueError) as fault:
+        raise BadCheckpoint(
+            f"'{path}' is not a whole safetensors file ({fault}). If it is a pickle (.pt, .pth), it "
+            f"is refused: load its state_dict with weights_only=True and save it with gn.save"
+        ) from None
+
+
+def _metadata(file: Any, path: object) -> dict[str, Any]:
+    text = (file.metadata() or {}).get("gnomon")
+    if text is None:
+        raise BadCheckpoint(f"'{path}' was not written by gnomon: it has no history")
+    try:
+        meta = json.loads(text)
+        known = meta["format"] == _FORMAT
+        valid = isinstance(meta["history"], list) and isinstance(meta["aliases"], dict)
+        valid = valid and isinstance(meta["structure"], str)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise BadCheckpoint(f"'{path}' has a history that cannot be read") from None
+    if not known:
+        raise BadCheckpoint(f"'{path}' has format {meta['format']!r}; this gnomon reads {_FORMAT}")
+    if not valid:
+        raise BadCheckpoint(f"'{path}' has a history that cannot be read")
+    return dict(meta)
+
+
+def _plan(data: object, path: object) -> Plan:
+    try:
+        return Plan.from_json(json.dumps(data))
+    except BadCheckpoint as fault:
+        raise BadCheckpoint(f"'{path}': {fault}") from None
+
+
+def _replay(model: nn.Module, plan: Plan, path: object) -> None:
+    digest = plan.fingerprint.partition("-")[0]
+    if structure(model) != digest:
+        raise BadCheckpoint(
+            f"'{path}': {plan.morph} was applied to a model with other names, shapes, dtypes or "
+            f"classes; build the model as it was before its first growth"
+        )
+    try:
+        resize(model, plan)
+    except (GrowthError, RuntimeError, IndexError, KeyError) as fault:
+        raise BadCheckpoint(f"'{path}': its history does not fit the model ({fault})") from None
+
+
+def _fill(
+    model: nn.Module,
+    file: Any,
+    shapes: Mapping[str, tuple[int, ...]],
+    aliases: Mapping[str, str],
+    path: object,
+) -> None:
+    state = model.state_dict()
+    wanted = {name: tuple(t.shape) for name, t in state.items() if name not in aliases}
+    if set(wanted) != set(shapes) or any(wanted[n] != shapes[n] for n in wanted):
+        odd = sorted(n for n in set(wanted) | set(shapes) if wanted.get(n) != shapes.get(n))
+        raise BadCheckpoint(f"'{path}' does not fit the model: {odd[:4]} differ")
+    with torch.no_grad():
+        for name in wanted:
+            value = file.get_tensor(name)
+            if value.dtype != state[name].dtype:
+                raise BadCheckpoint(f"'{path}': '{name}' is {value.dtype}, not {state[name].dtype}")
+            state[name].copy_(value)

@@ -1,0 +1,44 @@
+"""FLOPs of a recorded forward pass, now and on grown axes, by PyTorch's own formulas."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import flop_registry
+
+from gnomon.axes import Axis, form
+from gnomon.groups import Analysis
+from gnomon.ops.context import Op
+
+
+def grown_flops(analysis: Analysis, sizes: Mapping[Axis, int]) -> tuple[int, int]:
+    """Forward FLOPs per example, before and after the leaves get these sizes.
+
+    Counted as torch.utils.flop_counter does (a multiply-add is 2), on the first recorded call in
+    eval mode, and divided by the first input's leading dimension.
+    """
+    recording = analysis.recordings[0]
+    batch = recording.inputs[0].shape[0] if recording.inputs[0].dim() else 1
+    names = {leaf: str(i) for i, leaf in enumerate(sizes)}
+    by_name = {names[leaf]: size for leaf, size in sizes.items()}
+
+    def grown(tensor: Tensor) -> torch.Size:
+        axes = analysis.context.axes(tensor)
+        return torch.Size(form(axis, names).grown(by_name) for axis in axes)
+
+    now = sum(_count(op, lambda x: x.shape) for op in recording.ops)
+    then = sum(_count(op, grown) for op in recording.ops)
+    return now // max(batch, 1), then // max(batch, 1)
+
+
+def _count(op: Op, shape: Any) -> int:
+    formula = flop_registry.get(op.func._overloadpacket)
+    if formula is None:
+        return 0
+    args = [shape(a) if isinstance(a, Tensor) else a for a in op.args]
+    kwargs = {k: shape(v) if isinstance(v, Tensor) else v for k, v in op.kwargs.items()}
+    shapes = [shape(o) for o in op.outputs]
+    return int(formula(*args, **kwargs, out_val=shapes[0] if len(shapes) == 1 else tuple(shapes)))

@@ -1,0 +1,299 @@
+"""Grower: a model, its example inputs and its optimizer; analyse, plan, grow, prove."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol, runtime_checkable
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from gnomon.axes import Axis
+from gnomon.errors import InUse, Stale, Unsupported
+from gnomon.groups import Analysis, Group, analyse
+from gnomon.ops.context import OpRule
+from gnomon.optimizers import check_optimizers
+from gnomon.plan import Plan
+from gnomon.repair import Prediction, repair
+from gnomon.surgery import Surgery, operate, undone_on_error
+from gnomon.tape import calls_of, owned_tensors
+from gnomon.verify import (
+    Answers,
+    Proof,
+    accept,
+    answers,
+    check_finite,
+    compare,
+    measure_statistics,
+    prove_algebra,
+    write_statistics,
+)
+
+logger = logging.getLogger("gnomon")
+
+ProofKind = Literal["full", "algebra"]
+
+
+@runtime_checkable
+class Morph(Protocol):
+    """What changes; it turns an analysed model into a plan."""
+
+    def plan(self, model: nn.Module, analysis: Analysis, fingerprint: str, seed: int) -> Plan:
+        """The edits on this model; raises GrowthError if it cannot be done."""
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """How long a growth took; drawing random numbers is part of neither edits nor proof."""
+
+    analysis: float
+    plan: float
+    edits: float
+    drawing: float
+    proof: float
+
+    @property
+    def growth(self) -> float:
+        """Plan, draws and edits."""
+        return self.plan + self.drawing + self.edits
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What a growth did, and its proof.
+
+    largest_change: max over output tensors, calls and modes of max|change| / max|old|.
+    largest_change_float64: the same with everything in float64, or None where that cannot be had.
+    noise_floor: the old model's own rounding error, measured alike, or None.
+    parameters, flops: before and after (FLOPs of one example's forward pass).
+    renamed: state_dict names that moved; empty for Widen.
+    """
+
+    plan: Plan
+    largest_change: float
+    largest_change_float64: float | None
+    noise_floor: float | None
+    preserves: bool
+    parameters: tuple[int, int]
+    flops: tuple[int, int]
+    seconds: Seconds
+    proved_by: str
+    renamed: Mapping[str, str]
+
+    def __str__(self) -> str:
+        p, f, s = self.parameters, self.flops, self.seconds
+        claim = "function kept" if self.preserves else "function NOT kept (asked for)"
+        if self.proved_by == "algebra":
+            measured = "the equation on every stored tensor; outputs not compared"
+        else:
+            measured = f"outputs moved {self.largest_change:.1e} of the largest"
+        lines = [f"receipt: {self.plan.morph}", f"  {claim}: {measured}"]
+        if self.largest_change_float64 is not None:
+            lines.append(f"  in float64: {self.largest_change_float64:.1e}")
+        if self.noise_floor is not None:
+            lines.append(f"  the old model's own rounding: {self.noise_floor:.1e}")
+        lines.append(f"  parameters {p[0]:,} -> {p[1]:,}")
+        if f[0]:
+            lines.append(f"  forward FLOPs per example {f[0]:,} -> {f[1]:,}")
+        lines.append(
+            f"  seconds: analysis {s.analysis:.3f}, growth {s.growth:.3f} "
+            f"(draws {s.drawing:.3f}), proof {s.proof:.3f}"
+        )
+        for w in self.plan.attributes:
+            if w in _repaired(self.plan):
+                lines.append(f"  attribute {w.path}.{w.name}: {w.old} -> {w.new}")
+        return "\n".join(lines)
+
+
+def _repaired(plan: Plan) -> tuple[object, ...]:
+    return tuple(a for a in plan.attributes if a.name in ("groups", "num_groups"))
+
+
+class Grower:
+    """Grows one model in place, carries its optimizer, and proves that nothing else changed.
+
+    model:          any module; DDP, compiled and scripted wrappers are refused (grow before).
+    example_inputs: a tensor; a tuple = positional; a dict = keywords; a list = several calls.
+    optimizer:      one or several, whose state goes along.
+    ops:            op rules of your own, {"namespace::operation": rule}.
+
+    Raises Unsupported if the forward fails on the inputs, InUse for a wrapped model.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        example_inputs: object,
+        optimizer: Optimizer | Iterable[Optimizer] | None = None,
+        *,
+        ops: Mapping[str, OpRule] | None = None,
+    ) -> None:
+        refuse_wrapped(model)
+        self.model = model
+        self.history: tuple[Plan, ...] = ()
+        self._calls = calls_of(example_inputs)
+        self._optimizers = _as_tuple(optimizer)
+        self._ops = dict(ops or {})
+        check_optimizers(model, self._optimizers)
+        self._analysis: Analysis | None = analyse(model, self._calls, self._ops)
+        self._structure = structure(model)
+
+    @property
+    def analysis(self) -> Analysis:
+        """What is known about the model as it is now; analysed again after a growth."""
+        if self._analysis is None or self._structure != structure(self.model):
+            self._analysis = analyse(self.model, self._calls, self._ops)
+            self._structure = structure(self.model)
+        return self._analysis
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """All groups of channels, growable or not."""
+        return self.analysis.groups
+
+    def plan(self, morph: Morph, seed: int = 0) -> Plan:
+        """The edits a morph makes, with nothing touched. Raises GrowthError if it cannot be done."""
+        analysis = self.analysis
+        return morph.plan(self.model, analysis, fingerprint(self._structure, analysis), seed)
+
+    def grow(self, what: Plan | Morph, *, seed: int = 0, proof: ProofKind = "full") -> Receipt:
+        """Grow in place, prove it, and return the receipt; or undo everything and raise.
+
+        proof: "algebra" checks the stored tensors only and skips the forward passes.
+        Raises Stale, InUse, Unsupported, CannotPreserve or NotProved.
+        """
+        if proof not in ("full", "algebra"):
+            raise ValueError(f"proof must be 'full' or 'algebra', not {proof!r}")
+        start = time.perf_counter()
+        analysis = self.analysis
+        analysed = time.perf_counter()
+        plan = what if isinstance(what, Plan) else self.plan(what, seed)
+        planned = time.perf_counter()
+        self._check(plan, analysis)
+        before = self._before(plan, analysis) if proof == "full" else None
+        surgery = Surgery()
+        with undone_on_error(surgery):
+            operate(self.model, plan, self._optimizers, surgery)
+            plan, shown = self._prove(plan, analysis, surgery, before)
+        done = time.perf_counter()
+        self._analysis = None
+        self.history = (*self.history, plan)
+        proving = done - planned - surgery.seconds - surgery.drawing
+        seconds = Seconds(
+            analysed - start + (analysis.seconds if not self.history[1:] else 0.0),
+            planned - analysed, surgery.seconds, surgery.drawing, proving,
+        )  # fmt: skip
+        receipt = Receipt(
+            plan, shown.change, shown.precise, shown.noise_floor, plan.preserves,
+            plan.parameters, plan.flops, seconds, proof, {},
+        )  # fmt: skip
+        logger.info("%s", receipt)
+        return receipt
+
+    def _check(self, plan: Plan, analysis: Analysis) -> None:
+        if plan.fingerprint != fingerprint(structure(self.model), analysis):
+            raise Stale(
+                f"{plan.morph} was planned for a model with other names, shapes, classes or "
+                f"operations: call plan() again"
+            )
+        if any(t.is_meta for t in owned_tensors(self.model).values()):
+            raise Unsupported(
+                "a model on 'meta' has no weights to grow: plan on it, then grow the real model "
+                "(model.to_empty(device=...) and load its weights first)"
+            )
+
+    def _before(self, plan: Plan, analysis: Analysis) -> Answers:
+        try:
+            old = answers(self.model, self._calls, analysis)
+        except Stale:
+            self._analysis = None
+            raise
+        check_finite(old)
+        return old
+
+    def _prove(
+        self, plan: Plan, analysis: Analysis, surgery: Surgery, before: Answers | None
+    ) -> tuple[Plan, Proof]:
+        prediction = Prediction(analysis, _leaf_sizes(plan, analysis))
+        repaired = repair(self.model, self._calls, prediction, surgery)
+        if repaired:
+            plan = replace(plan, attributes=(*plan.attributes, *repaired))
+        with torch.no_grad():
+            write_statistics(self.model, plan, measure_statistics(self.model, self._calls, plan))
+        prove_algebra(self.model, plan, surgery)
+        if before is None:
+            return plan, Proof(float("nan"), None, None)
+        shown = compare(before, answers(self.model, self._calls, None))
+        accept(shown, before, plan)
+        return plan, shown
+
+    def __str__(self) -> str:
+        return table(self.model, self.analysis)
+
+
+def _leaf_sizes(plan: Plan, analysis: Analysis) -> dict[Axis, int]:
+    leaf = {g.name: g.leaf for g in analysis.groups}
+    return {leaf[name]: size for name, size in plan.sizes.items()}
+
+
+def _as_tuple(optimizer: Optimizer | Iterable[Optimizer] | None) -> tuple[Optimizer, ...]:
+    if optimizer is None:
+        return ()
+    return (optimizer,) if isinstance(optimizer, Optimizer) else tuple(optimizer)
+
+
+def refuse_wrapped(model: nn.Module) -> None:
+    """Raise InUse or Unsupported for what is not the model itself."""
+    if not isinstance(model, nn.Module):
+        raise Unsupported(f"a torch.nn.Module is needed, not {type(model).__name__}")
+    if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+        raise InUse(
+            f"{type(model).__name__} holds the parameters: grow model.module before wrapping"
+        )
+    if isinstance(model, torch._dynamo.eval_frame.OptimizedModule):
+        raise InUse("a compiled model cannot be grown: grow the model itself, then compile it")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise Unsupported("a scripted module cannot be grown: grow the Python module, then script")
+
+
+def structure(model: nn.Module) -> str:
+    """A digest of names, shapes and classes."""
+    tensors = [[n, list(t.shape), str(t.dtype)] for n, t in owned_tensors(model).items()]
+    classes = [
+        [n, f"{type(m).__module__}.{type(m).__qualname__}"] for n, m in model.named_modules()
+    ]
+    return hashlib.sha256(json.dumps([tensors, classes]).encode()).hexdigest()[:16]
+
+
+def fingerprint(digest: str, analysis: Analysis) -> str:
+    """The structure's digest and one of the operations on the tape."""
+    operations = [[op.name for op in recording.ops] for recording in analysis.recordings]
+    tape = hashlib.sha256(json.dumps(operations).encode()).hexdigest()[:16]
+    return f"{digest}-{tape}"
+
+
+def table(model: nn.Module, analysis: Analysis) -> str:
+    """The groups as a table a person can read."""
+    parameters = sum(p.numel() for p in model.parameters())
+    growable = sum(g.verdict == "growable" for g in analysis.groups)
+    title = f"{type(model).__name__}: {parameters:,} parameters, "
+    lines = [title + f"{growable} of {len(analysis.groups)} groups growable"]
+    name_width = max([5, *(len(g.name) for g in analysis.groups)])
+    lines.append(f"  {'group':{name_width}}  {'width':>6} {'step':>4} {'slots':>5}  may grow")
+    for g in analysis.groups:
+        may = "any rule" if g.verdict == "growable" else f"{g.verdict}: {g.reason}"
+        lines.append(f"  {g.name:{name_width}}  {g.width:>6} {g.step:>4} {len(g.slots):>5}  {may}")
+    for operation, where in analysis.context.unknown.items():
+        lines.append(f"  no rule for {operation} in '{where}': what it touches stays as it is")
+    if analysis.unreached:
+        shown = ", ".join(analysis.unreached[:4]) + (", ..." if len(analysis.unreached) > 4 else "")
+        lines.append(f"  never reached by the example inputs: {shown}")
+    if analysis.random:
+        lines.append(f"  random: {', '.join(analysis.random)}")
+    return "\n".join(lines)

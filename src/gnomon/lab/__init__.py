@@ -1,0 +1,1 @@
+"""What an experiment needs: data, training, records and pictures (the `lab` extra)."""

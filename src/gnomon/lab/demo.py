@@ -1,0 +1,165 @@
+"""The main job: grow a network in mid-training, and train the large one from scratch beside it.
+
+    small    ━━━━━━━━━━━━━━━━━━━━━━━━   the small network, never grown: what growing is worth
+    grown    ━━━━━━━━━━━━┻━━━━━━━━━━━   the same until half of the epochs, then every group widened
+    scratch  ━━━━━━━━━━━━━━━━━━━━━━━━   the large network from its own fresh start
+
+All arms have the same recipe, the same epochs and the same batches in the same order.
+"""
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from gnomon.checkpoint import save
+from gnomon.lab import plots
+from gnomon.lab.arms import Arm, Bench, Observer, WidenAll, fresh, seeded
+from gnomon.lab.record import Record, one_line, signature
+from gnomon.lab.tasks import Task, load
+from gnomon.lab.train import Machine, Recipe
+from gnomon.models import DigitsNet, ResNetCifar18
+from gnomon.rules import R2R, Hybrid, Net2Net, NetMorph, RandPad, Rule
+
+RULES: Mapping[str, Callable[[], Rule]] = {
+    "r2r": R2R,
+    "net2net": Net2Net,
+    "netmorph": NetMorph,
+    "hybrid": Hybrid,
+    "randpad": RandPad,
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the user chooses; None stands for the default that fits the data."""
+
+    data: str = "digits"
+    rule: str = "r2r"
+    epochs: int | None = None
+    seed: int = 0
+    device: str = "auto"
+    out: Path | None = None
+    by: float | None = None
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What fits a kind of images: the small network, its recipe, and how much wider to make it."""
+
+    small: Callable[[Task], nn.Module]
+    recipe: Recipe
+    by: float
+
+
+def preset(task: Task) -> Preset:
+    """Choose by the images: DigitsNet for grey ones, ResNetCifar18(1/8) for colour."""
+    if task.channels == 1:
+        recipe = Recipe(epochs=40, batch=64) if task.name == "digits" else Recipe(epochs=6)
+        return Preset(lambda task: DigitsNet(4, classes=task.classes), recipe, by=2.0)
+    return Preset(
+        lambda task: ResNetCifar18(Fraction(1, 8), classes=task.classes, channels=task.channels),
+        Recipe(epochs=10),
+        by=1.5,
+    )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What the demo found. `budget`: the FLOPs that both the grown and the scratch arm reached."""
+
+    small: Arm
+    grown: Arm
+    scratch: Arm
+    budget: int
+    data: str
+    folder: Path
+    signature: str
+
+    @property
+    def arms(self) -> tuple[Arm, Arm, Arm]:
+        """All arms in the order in which they ran."""
+        return self.small, self.grown, self.scratch
+
+
+def run(settings: Settings, observer: Observer) -> Comparison:
+    """Run the three arms and leave metrics, signature, receipt, picture and checkpoint behind."""
+    task = load(settings.data, seed=settings.seed)
+    record = _record(settings, task.name)
+    chosen = preset(task)
+    epochs = chosen.recipe.epochs if settings.epochs is None else settings.epochs
+    by = chosen.by if settings.by is None else settings.by
+    recipe = replace(chosen.recipe, epochs=epochs, seed=settings.seed)
+    facts = signature(**_arguments(settings, task, recipe, by))
+    record.json("signature.json", facts)
+    bench = Bench(task, recipe, Machine(settings.device), record, observer)
+    growth = WidenAll(by, RULES[settings.rule](), settings.seed)
+
+    with seeded(settings.seed):
+        start = chosen.small(task)
+    small = bench.arm("small", copy.deepcopy(start))
+    grown = bench.arm("grown", start, [(epochs // 2, growth)])
+    scratch = bench.arm("scratch", fresh(grown.model, settings.seed))
+    budget = min(grown.points[-1].flops, scratch.points[-1].flops)
+    found = Comparison(small, grown, scratch, budget, task.name, record.folder, one_line(facts))
+    _leave(found, record, growth)
+    return found
+
+
+def _record(settings: Settings, data: str) -> Record:
+    if settings.out is not None:
+        return Record(settings.out)
+    name = f"demo-{data}-{settings.rule}-seed{settings.seed}"
+    return Record.numbered(Path("runs"), name)
+
+
+def _arguments(settings: Settings, task: Task, recipe: Recipe, by: float) -> dict[str, object]:
+    return {
+        "data": task.name,
+        "rule": settings.rule,
+        "by": by,
+        "device": settings.device,
+        "threads": torch.get_num_threads(),
+        **asdict(recipe),
+    }
+
+
+def _leave(found: Comparison, record: Record, growth: WidenAll) -> None:
+    """Write what a run leaves behind once it is complete."""
+    assert growth.grower is not None  # the grown arm ran to its end
+    save(growth.grower, record.path("grown.safetensors"))
+    record.json("result.json", {arm.name: _result(arm, found.budget) for arm in found.arms})
+    plots.curves(
+        [_curve(arm, f"widened {growth.by:g}x") for arm in found.arms],
+        record.path("curves.png"),
+        title=_title(found, growth),
+        note=found.signature,
+        budget=found.budget,
+    )
+
+
+def _title(found: Comparison, growth: WidenAll) -> str:
+    network, rule = type(found.grown.model).__name__, type(growth.rule).__name__
+    return f"{network} on {found.data}, widened {growth.by:g}x by {rule} in mid-training"
+
+
+def _result(arm: Arm, budget: int) -> dict[str, object]:
+    return {
+        **asdict(arm.points[-1]),
+        "test_accuracy": arm.test_accuracy,
+        "validation_accuracy_at_equal_flops": arm.within(budget).accuracy,
+        "equal_flops": budget,
+    }
+
+
+def _curve(arm: Arm, label: str) -> plots.Curve:
+    return plots.Curve(
+        arm.name,
+        [plots.Point(point.step, point.flops, point.accuracy) for point in arm.points],
+        [plots.Mark(grown.step, grown.flops, label) for grown in arm.growths],
+        reference=arm.name == "small",
+    )

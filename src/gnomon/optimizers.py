@@ -1,0 +1,174 @@
+"""Carry gradients and optimizer state through the same edits as their parameter.
+
+New entries are neither frozen nor kicked. A fused optimizer has one step count per tensor, so a
+new entry gets no bias correction: with zero moments Adam would move it up to 6.6 times too far.
+Therefore second moments of new entries start at the tensor's mean, and are raised to the square
+of the first gradient that is larger, at the first step where there is one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from gnomon.errors import Unsupported
+from gnomon.plan import Plan, TensorEdit
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A kind of optimizer state: its degree in the gradient, and where new entries start."""
+
+    degree: int
+    start: Literal["zero", "mean"]
+
+
+MOMENTS: Mapping[str, Moment] = {
+    "momentum_buffer": Moment(1, "zero"),  # SGD, RMSprop
+    "exp_avg": Moment(1, "zero"),  # Adam and its family
+    "exp_avg_sq": Moment(2, "mean"),
+    "max_exp_avg_sq": Moment(2, "mean"),  # amsgrad
+    "square_avg": Moment(2, "mean"),  # RMSprop, Adadelta
+    "grad_avg": Moment(1, "zero"),  # centred RMSprop
+    "sum": Moment(2, "zero"),  # Adagrad: a fresh sum is a fresh start
+    "acc_delta": Moment(2, "mean"),  # Adadelta
+    "exp_inf": Moment(1, "mean"),  # Adamax
+}
+_RAISED = ("exp_avg_sq", "max_exp_avg_sq", "square_avg")
+
+
+def check_optimizers(model: nn.Module, optimizers: Iterable[Optimizer]) -> None:
+    """Raise Unsupported if an optimizer does not belong to this model."""
+    own = {id(p) for p in model.parameters()}
+    for optimizer in optimizers:
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        foreign = len(held - own)
+        missing = any(p.requires_grad and id(p) not in held for p in model.parameters())
+        if foreign and (missing or not held & own):
+            raise Unsupported(
+                f"{type(optimizer).__name__} holds {foreign} parameters that are not this model's: "
+                f"build it on this model's parameters(), not on those of a copy"
+            )
+
+
+def carried_state(
+    optimizer: Optimizer, parameter: nn.Parameter, edit: TensorEdit, plan: Plan
+) -> dict[str, Tensor]:
+    """The grown tensors of a parameter's state; what has no dimension is left alone.
+
+    Raises Unsupported for state that no rule here knows.
+    """
+    grown = {}
+    for key, value in optimizer.state.get(parameter, {}).items():
+        if not isinstance(value, Tensor) or value.dim() == 0:
+            continue
+        moment = MOMENTS.get(key)
+        if moment is None or value.shape != parameter.shape:
+            raise Unsupported(
+                f"{type(optimizer).__name__} keeps '{key}' of shape {tuple(value.shape)} for "
+                f"'{edit.name}', which cannot be carried along; carried are {', '.join(MOMENTS)} of "
+                f"the parameter's shape. Clear its state first, or use SGD, Adam(W), RMSprop, Adagrad"
+            )
+        start = float(value.double().mean()) if moment.start == "mean" else _initial(optimizer, key)
+        grown[key] = carried(value, edit, plan, degree=moment.degree, start=start)
+    return grown
+
+
+def _initial(optimizer: Optimizer, key: str) -> float:
+    return float(optimizer.defaults.get("initial_accumulator_value", 0.0)) if key == "sum" else 0.0
+
+
+def carried(value: Tensor, edit: TensorEdit, plan: Plan, *, degree: int, start: float) -> Tensor:
+    """A gradient-like tensor after an edit.
+
+    Readers of copies keep their column; r writers of one signal share its gradient, so a moment of
+    degree d is divided by r^d; entries of fresh signals are `start`.
+    """
+    new = value
+    for d in edit.dims:
+        e = plan.embedding(d.form)
+        old = (e.source >= 0) & (e.source < e.old)
+        new = new.index_select(d.dim, torch.where(old, e.source, 0).to(value.device))
+        copies = e.copies[e.source.clamp(min=0)]
+        if d.role != "read" and bool((old & (copies > 1)).any()):
+            share = torch.where(old, copies, 1).to(value) ** -degree
+            new = new * share.reshape([-1 if i == d.dim else 1 for i in range(value.dim())])
+    for dim, index in _fresh_index(edit, plan, value.device):
+        new = new.index_fill(dim, index, start)
+    if value.dim() == 4 and not value.is_contiguous():
+        if value.is_contiguous(memory_format=torch.channels_last):
+            return new.contiguous(memory_format=torch.channels_last)
+    return new.contiguous()
+
+
+def _fresh_index(
+    edit: TensorEdit, plan: Plan, device: torch.device
+) -> Iterator[tuple[int, Tensor]]:
+    for d in edit.dims:
+        e = plan.embedding(d.form)
+        fresh = ((e.source < 0) | (e.source >= e.old)).nonzero().squeeze(1)
+        if fresh.numel():
+            yield d.dim, fresh.to(device)
+
+
+class FirstGradients:
+    """Raises second moments of new entries to their first gradient's square, then goes away.
+
+    A hook that runs before every step of the optimizer. It holds one mask per grown parameter
+    until every new entry has had a gradient, and does nothing afterwards. Losing it (a pickled
+    optimizer has no hooks) costs only this refinement.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: dict[nn.Parameter, Tensor] = {}
+
+    @staticmethod
+    def of(optimizer: Optimizer) -> FirstGradients:
+        """The one hook of this optimizer."""
+        for hook in optimizer._optimizer_step_pre_hooks.values():
+            if isinstance(hook, FirstGradients):
+                return hook
+        hook = FirstGradients()
+        optimizer.register_step_pre_hook(hook)
+        return hook
+
+    def __call__(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        for parameter, waiting in list(self._waiting.items()):
+            gradient = parameter.grad
+            if gradient is not None and not gradient.is_sparse:
+                self._raise(optimizer, parameter, gradient, waiting)
+
+    def _raise(
+        self, optimizer: Optimizer, parameter: nn.Parameter, gradient: Tensor, waiting: Tensor
+    ) -> None:
+        seen = waiting & (gradient != 0)
+        square = torch.where(seen, gradient * gradient, 0)
+        for key in _RAISED:
+            moment = optimizer.state.get(parameter, {}).get(key)
+            if moment is not None:
+                torch.maximum(moment, square.to(moment), out=moment)
+        waiting &= ~seen
+        if not bool(waiting.any()):
+            del self._waiting[parameter]
+
+    def watch(self, parameter: nn.Parameter, edit: TensorEdit, plan: Plan) -> Callable[[], None]:
+        """Wait for the first gradients of a grown parameter's new entries. Returns the undo."""
+        before = self._waiting.get(parameter)
+        new = torch.zeros(plan.grown_shape(edit), dtype=torch.bool, device=parameter.device)
+        if before is not None:
+            new = carried(before.float(), edit, plan, degree=0, start=0.0) > 0
+        for dim, index in _fresh_index(edit, plan, parameter.device):
+            new.index_fill_(dim, index, True)
+        self._waiting[parameter] = new
+
+        def undo() -> None:
+            del self._waiting[parameter]
+            if before is not None:
+                self._waiting[parameter] = before
+
+        return undo

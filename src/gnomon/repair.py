@@ -1,0 +1,266 @@
+"""Find the attributes that a user's forward pass keeps about a width, by what they would explain.
+
+Predict every operation's output shape on the grown axes and record the grown model. At the first
+operation that differs, try the integers of its enclosing modules that equal a size the growth
+changed; keep one if the first difference moves on. When none does, the growth is refused.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import nn
+
+from gnomon.axes import Axis, factors, form, resolve
+from gnomon.errors import Unsupported
+from gnomon.groups import Analysis
+from gnomon.ops.context import Context, Op
+from gnomon.plan import AttributeEdit
+from gnomon.surgery import Surgery, set_attribute
+from gnomon.tape import Call, Recorder, Recording, record
+
+_TRIES = 400  # recordings of the grown model before the search gives up
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What one operation must look like after growth."""
+
+    name: str
+    shapes: tuple[tuple[int, ...], ...]
+    constants: tuple[object, ...]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The first operation that is not as expected: its recording, position and description."""
+
+    recording: int
+    position: int
+    message: str
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """For comparison: later is better."""
+        return self.recording, self.position
+
+
+class Prediction:
+    """The tapes of the grown model, predicted from the old ones."""
+
+    def __init__(self, analysis: Analysis, sizes: Mapping[Axis, int]) -> None:
+        self.analysis = analysis
+        self._names = {leaf: str(i) for i, leaf in enumerate(sizes)}
+        self._sizes = {self._names[leaf]: size for leaf, size in sizes.items()}
+        self.tapes = [[self._expect(op) for op in r.ops] for r in analysis.recordings]
+
+    def size(self, axis: Axis) -> int:
+        """The grown size of an axis."""
+        return form(axis, self._names).grown(self._sizes)
+
+    def _expect(self, op: Op) -> Expected:
+        t = self.analysis.context
+        shapes = tuple(tuple(self.size(a) for a in t.axes(o)) for o in op.outputs)
+        return Expected(op.name, shapes, constants(op))
+
+    def difference(self, model: nn.Module, calls: Sequence[Call]) -> Difference | None:
+        """Record the model as it is now and compare."""
+        runs = itertools.product(calls, (False, True))
+        for i, (call, training) in enumerate(runs):
+            found = self._compare(i, model, call, training)
+            if found is not None:
+                return found
+        return None
+
+    def _compare(self, i: int, model: nn.Module, call: Call, training: bool) -> Difference | None:
+        fault, recording = attempt(model, call, training=training, fake=self.analysis.fake)
+        for position, (wanted, op) in enumerate(zip(self.tapes[i], recording.ops, strict=False)):
+            problem = _problem(wanted, op)
+            if problem:
+                return Difference(i, position, problem)
+        if fault is not None:
+            return Difference(i, len(recording.ops), f"{type(fault).__name__}: {str(fault)[:160]}")
+        if len(recording.ops) != len(self.tapes[i]):
+            return Difference(i, min(len(recording.ops), len(self.tapes[i])), "other operations")
+        return None
+
+
+def attempt(
+    model: nn.Module, call: Call, *, training: bool, fake: bool
+) -> tuple[Exception | None, Recording]:
+    """A recording that may end early, with the exception that ended it."""
+    seen: list[Recorder] = []
+    try:
+        return None, record(model, call, training=training, fake=fake, started=seen.append)
+    except Exception as fault:
+        ops = seen[0].ops if seen else []
+        return fault, Recording(ops, [], [])
+
+
+def constants(op: Op) -> tuple[object, ...]:
+    """The floats of an operation, and the integers of a pointwise one: widths may hide in them."""
+    pointwise = torch.Tag.pointwise in op.func.tags
+    leaves = pytree.tree_leaves((op.args, dict(op.kwargs)))
+    return tuple(x for x in leaves if type(x) is float or (pointwise and type(x) is int))
+
+
+def _problem(wanted: Expected, op: Op) -> str:
+    if op.name != wanted.name:
+        return f"{wanted.name} expected, {op.name} ran"
+    shapes = tuple(tuple(o.shape) for o in op.outputs)
+    if shapes != wanted.shapes:
+        return f"{op.name} gave {_shown(shapes)} instead of {_shown(wanted.shapes)}"
+    if constants(op) != wanted.constants:
+        return f"a constant of {op.name} went from {wanted.constants} to {constants(op)}"
+    return ""
+
+
+def _shown(shapes: tuple[tuple[int, ...], ...]) -> str:
+    return " and ".join(map(str, shapes))
+
+
+def repair(
+    model: nn.Module, calls: Sequence[Call], prediction: Prediction, surgery: Surgery
+) -> list[AttributeEdit]:
+    """Change attributes until the grown model runs as predicted. Returns the changes made.
+
+    Raises Unsupported, naming operation and module, if no attribute explains a difference.
+    """
+    made: list[AttributeEdit] = []
+    tries = itertools.count()
+    here = prediction.difference(model, calls)
+    while here is not None:
+        better = None
+        for edits in _candidates(model, prediction, here):
+            if next(tries) > _TRIES:
+                break
+            done = _try(model, edits)
+            if done is None:
+                continue
+            there = prediction.difference(model, calls)
+            _take_back(model, edits)
+            if there is None or there.place > here.place:
+                better = edits, there
+                break
+        if better is None:
+            raise _refusal(model, prediction, here)
+        for edit in better[0]:
+            set_attribute(model, surgery, edit)
+        made += better[0]
+        here = better[1]
+    return made
+
+
+def _try(model: nn.Module, edits: Sequence[AttributeEdit]) -> bool | None:
+    for edit in edits:
+        held = model.get_submodule(edit.path).__dict__
+        held[edit.name] = _like(held[edit.name], edit.new)
+    return True
+
+
+def _take_back(model: nn.Module, edits: Sequence[AttributeEdit]) -> None:
+    for edit in edits:
+        held = model.get_submodule(edit.path).__dict__
+        held[edit.name] = _like(held[edit.name], edit.old)
+
+
+def _like(held: Any, value: int | tuple[int, ...]) -> Any:
+    return value if isinstance(value, int) else type(held)(value)
+
+
+def _candidates(
+    model: nn.Module, prediction: Prediction, here: Difference
+) -> Iterator[list[AttributeEdit]]:
+    """Attributes that could explain the difference, nearest module first; alone, then with all
+    modules of the same class that hold the same value."""
+    ops = prediction.analysis.recordings[here.recording].ops
+    paths = {id(m): name for name, m in model.named_modules()}
+    tried: set[tuple[str, str, Any]] = set()
+    for position in range(min(here.position, len(ops) - 1), max(-1, here.position - 4), -1):
+        op = ops[position]
+        changes = _changed_sizes(prediction, op)
+        lists = _changed_lists(prediction, op)
+        for module in reversed(op.path[-4:]):
+            for name, new in _explanations(module, changes, lists):
+                path = paths[id(module)]
+                if (path, name, new) in tried:
+                    continue
+                tried.add((path, name, new))
+                old = _plain(module.__dict__[name])
+                alike = [
+                    AttributeEdit(other, name, old, new)
+                    for other, m in model.named_modules()
+                    if type(m) is type(module) and _plain(m.__dict__.get(name)) == old
+                ]
+                yield [AttributeEdit(path, name, old, new)]
+                if len(alike) > 1:
+                    yield alike
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list | tuple) else value
+
+
+def _changed_sizes(prediction: Prediction, op: Op) -> list[tuple[int, int]]:
+    """(old, new) of every axis of the operation, and of every run of adjacent factors."""
+    t: Context = prediction.analysis.context
+    found = []
+    for tensor in (*op.outputs, *op.tensors()):
+        for axis in t.axes(tensor):
+            parts = factors(axis)
+            sizes = [(resolve(p).size, prediction.size(p)) for p in parts]
+            for i in range(len(parts)):
+                old = new = 1
+                for before, after in sizes[i:]:
+                    old, new = old * before, new * after
+                    found.append((old, new))
+    return [pair for pair in dict.fromkeys(found) if pair[0] != pair[1]]
+
+
+def _changed_lists(prediction: Prediction, op: Op) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """The sizes of a split, position by position."""
+    if len(op.outputs) < 2:
+        return []
+    t, found = prediction.analysis.context, []
+    if len({o.dim() for o in op.outputs}) != 1:
+        return []
+    for dim in range(op.outputs[0].dim()):
+        old = tuple(o.shape[dim] for o in op.outputs)
+        new = tuple(prediction.size(t.axes(o)[dim]) for o in op.outputs)
+        if old != new:
+            found.append((old, new))
+    return found
+
+
+def _explanations(
+    module: nn.Module,
+    changes: Sequence[tuple[int, int]],
+    lists: Sequence[tuple[tuple[int, ...], tuple[int, ...]]],
+) -> Iterator[tuple[str, int | tuple[int, ...]]]:
+    for name, value in list(module.__dict__.items()):
+        if name.startswith("_") or isinstance(value, bool):
+            continue
+        if isinstance(value, list | tuple) and value and all(type(v) is int for v in value):
+            held = tuple(value)
+            yield from ((name, new) for old, new in lists if held == old)
+            for old, new in changes:
+                if old in held:
+                    yield name, tuple(new if v == old else v for v in held)
+        elif type(value) is int:
+            yield from ((name, new) for old, new in changes if value == old)
+
+
+def _refusal(model: nn.Module, prediction: Prediction, here: Difference) -> Unsupported:
+    ops = prediction.analysis.recordings[here.recording].ops
+    path = ops[min(here.position, len(ops) - 1)].path if ops else ()
+    paths = {id(m): name for name, m in model.named_modules()}
+    where = paths.get(id(path[-1]), "") if path else ""
+    return Unsupported(
+        f"the code of '{where or type(model).__name__}' ties these channels to a number that is not "
+        f"kept in an attribute: {here.message}. Grow another group, or read the width from a tensor"
+    )

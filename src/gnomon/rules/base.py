@@ -1,0 +1,116 @@
+"""What a rule is: three small functions on one equation, and nothing about layers.
+
+    x' = E [x; f]          new channels carry copies of old signals x and of fresh signals f
+    V' E = [V, 0]          readers V' see what V saw, and nothing of f: the function is unchanged
+    V' = Z + ([V, 0] - Z E) E+
+
+    embed   chooses E        fresh   draws the writers' rows of f        free   draws Z
+
+Legend for shapes: a tensor is (O, N, I) with the growing axis in the middle; N old channels,
+K grown ones, F fresh signals, O everything before and I everything after.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from gnomon.draw import Draw
+from gnomon.embedding import Embedding
+
+
+@dataclass(frozen=True)
+class Law:
+    """What an operation on the tape demands of the embedding that passes through it.
+
+    kind "uniform": the channels are averaged, so all of them must be copied equally often.
+    kind "zero":    a zero signal does not come out as zero, or comes out dead.
+    """
+
+    kind: Literal["uniform", "zero"]
+    reason: str
+    where: str
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Rule(ABC):
+    """How new weights are filled.
+
+    init:       "matched" draws new weights with the standard deviation of the existing ones;
+                "he" with sqrt(2 / fan_in) of the grown tensor (He et al. 2015).
+    statistics: running statistics of new channels, "measured" on the example inputs or "copied"
+                as the mean of the old channels'.
+    """
+
+    init: Literal["matched", "he"] = "matched"
+    statistics: Literal["measured", "copied"] = "measured"
+
+    preserves: ClassVar[bool] = True
+    source: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        if self.init not in ("matched", "he"):
+            raise ValueError(f"init must be 'matched' or 'he', not {self.init!r}")
+        if self.statistics not in ("measured", "copied"):
+            raise ValueError(f"statistics must be 'measured' or 'copied', not {self.statistics!r}")
+
+    def __repr__(self) -> str:
+        options = [
+            f"{f.name}={value!r}"
+            for f in fields(self)
+            if (value := getattr(self, f.name)) != f.default
+        ]
+        return f"{type(self).__name__}({', '.join(options)})"
+
+    @abstractmethod
+    def embed(self, n: int, k: int, laws: frozenset[Law], draw: Draw) -> Embedding:
+        """E for n old channels and k new ones; raises CannotPreserve where a law forbids it."""
+
+    def fresh(self, rows: Tensor, e: Embedding, draw: Draw) -> Tensor:
+        """Writers of the fresh signals: (O, F, I) float64, like the old rows (O, N, I)."""
+        return draw.weights((rows.shape[0], e.fresh, rows.shape[2]))
+
+    @abstractmethod
+    def free(self, columns: Tensor, e: Embedding, draw: Draw) -> Tensor:
+        """Z on the touched channels: (O, K, I) float64, for old readers (O, N, I) float64."""
+
+
+def halves(columns: Tensor, e: Embedding, draw: Draw, *, uneven: bool) -> Tensor:
+    """Divide each old reader column among the copies of its channel, exactly in every dtype.
+
+    columns: (O, N, I). Returns (O, K, I), zero for fresh signals. Each copy but the last takes a
+    half of what is left, or with `uneven`, entry by entry, all of it, a half or none: halving and
+    subtracting a half are exact, so the sums are; and copies that read differently part ways at
+    the first step of SGD and of Adam, which shares that differ only by a factor do not.
+    """
+    shares = columns.new_zeros(columns.shape[0], e.size, columns.shape[2])
+    for signals, channels in e.classes:
+        is_old = signals < e.old
+        if not bool(is_old.any()):
+            continue
+        left = columns[:, signals[is_old]]
+        for copy in channels[is_old].T[:-1]:
+            part = (
+                0.5 * draw.below(2, left.shape) + 0.5 * draw.below(2, left.shape) if uneven else 0.5
+            )
+            taken = left * part
+            shares[:, copy] = taken
+            left = left - taken
+        shares[:, channels[is_old][:, -1]] = left
+    return shares
+
+
+def on_grid(values: Tensor) -> Tensor:
+    """Round to a grid so coarse that sums of a few entries are exact in bf16, fp16 and fp32.
+
+    Six bits below the largest entry: up to four such numbers add up exactly in eight bits.
+    """
+    top = values.abs().max()
+    if not bool(top > 0):
+        return values
+    step = torch.exp2(torch.floor(torch.log2(top)) - 5)
+    return torch.round(values / step) * step

@@ -1,0 +1,189 @@
+"""Apply a plan's edits in place, all or nothing: the only place that changes a user's model.
+
+A tensor is resized with `set_` under `no_grad`, so that the `Parameter` stays the same object:
+ties, hooks, param groups, EMA references and LSTM flat weights survive. (`swap_tensors` refuses
+LSTMs and live exports; `.data =` leaves a trap for the next backward.)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from gnomon.errors import InUse, Stale, Unsupported
+from gnomon.fill import Clock, grown
+from gnomon.optimizers import FirstGradients, carried, carried_state
+from gnomon.plan import AttributeEdit, Plan, TensorEdit
+from gnomon.tape import owned_tensors
+
+
+@dataclass
+class Surgery:
+    """What was done to a model, and how to take it back.
+
+    seconds: of the edits, without the random draws; drawing: of the draws alone.
+    """
+
+    old: dict[str, Tensor] = field(default_factory=dict)
+    attributes: list[AttributeEdit] = field(default_factory=list)
+    seconds: float = 0.0
+    drawing: float = 0.0
+    _undo: list[Callable[[], None]] = field(default_factory=list)
+
+    def undo(self) -> None:
+        """Put every tensor, gradient, state and attribute back, newest first."""
+        while self._undo:
+            self._undo.pop()()
+
+
+def operate(
+    model: nn.Module, plan: Plan, optimizers: Sequence[Optimizer], surgery: Surgery
+) -> None:
+    """Apply a plan. On any error the caller undoes `surgery`, which says what was done so far.
+
+    Raises Stale, InUse or Unsupported before anything is changed.
+    """
+    owned = owned_tensors(model)
+    for edit in plan.edits:
+        _check(owned, edit)
+    refuse_live_graph([(e.name, owned[e.name]) for e in plan.edits])
+    start, clock = time.perf_counter(), Clock()
+    for edit in plan.edits:
+        tensor = owned[edit.name]
+        state = [(o, carried_state(o, tensor, edit, plan)) for o in _holders(optimizers, tensor)]
+        _resize(surgery, tensor, edit, grown(tensor, edit, plan, clock), plan)
+        for optimizer, values in state:
+            _set_state(surgery, optimizer, tensor, values)
+            if values:
+                surgery._undo.append(FirstGradients.of(optimizer).watch(tensor, edit, plan))
+    for attribute in plan.attributes:
+        set_attribute(model, surgery, attribute)
+    surgery.drawing = clock.total()
+    surgery.seconds = time.perf_counter() - start - surgery.drawing
+
+
+def resize(model: nn.Module, plan: Plan) -> None:
+    """Bring a model into the plan's shapes with zeros, for weights that are loaded afterwards.
+
+    Raises Stale if the model is not the one the plan was made for.
+    """
+    owned, surgery = owned_tensors(model), Surgery()
+    for edit in plan.edits:
+        _check(owned, edit)
+    for edit in plan.edits:
+        tensor = owned[edit.name]
+        with torch.no_grad():
+            tensor.set_(tensor.new_zeros(plan.grown_shape(edit)))
+    for attribute in plan.attributes:
+        set_attribute(model, surgery, attribute)
+
+
+def _check(owned: dict[str, Tensor], edit: TensorEdit) -> None:
+    if edit.name not in owned:
+        raise Stale(f"the plan edits '{edit.name}', which this model does not have: plan again")
+    tensor = owned[edit.name]
+    if tuple(tensor.shape) != edit.shape:
+        raise Stale(
+            f"'{edit.name}' has shape {tuple(tensor.shape)}, but the plan was made for "
+            f"{edit.shape}: plan again"
+        )
+    if not tensor.is_floating_point() or tensor.layout != torch.strided:
+        raise Unsupported(
+            f"'{edit.name}' is {tensor.dtype}, {tensor.layout}: only dense floats grow"
+        )
+
+
+def refuse_live_graph(tensors: Sequence[tuple[str, Tensor]]) -> None:
+    """Raise InUse if an autograd graph still holds one of these parameters.
+
+    A parameter's AccumulateGrad node lives as long as some graph refers to it. So: fetch the node,
+    mark it, drop it, fetch again. If the mark is still there, somebody else holds the node.
+    """
+    for name, tensor in tensors:
+        if not (isinstance(tensor, nn.Parameter) and tensor.requires_grad):
+            continue
+        _accumulator(tensor).metadata["gnomon"] = True
+        if _accumulator(tensor).metadata.pop("gnomon", False):
+            raise InUse(
+                f"an autograd graph (an earlier loss, a DDP wrapper) still holds '{name}': grow after "
+                f"optimizer.step(), drop the loss first (del loss), and wrap in DDP after growing"
+            )
+
+
+def _accumulator(tensor: Tensor) -> Any:
+    with torch.enable_grad():
+        function = tensor.expand_as(tensor).grad_fn
+    assert function is not None
+    return function.next_functions[0][0]
+
+
+def _holders(optimizers: Sequence[Optimizer], tensor: Tensor) -> list[Optimizer]:
+    return [o for o in optimizers if tensor in o.state]
+
+
+def _resize(surgery: Surgery, tensor: Tensor, edit: TensorEdit, new: Tensor, plan: Plan) -> None:
+    before, gradient = tensor.detach(), tensor.grad
+    surgery.old[edit.name] = before
+
+    def undo() -> None:
+        tensor.grad = None
+        with torch.no_grad():
+            tensor.set_(before)  # type: ignore[call-overload]
+        tensor.grad = gradient
+
+    if gradient is not None and gradient.is_sparse:
+        raise Unsupported(f"'{edit.name}' has a sparse gradient: call optimizer.zero_grad() first")
+    wider = None if gradient is None else carried(gradient, edit, plan, degree=1, start=0.0)
+    surgery._undo.append(undo)
+    tensor.grad = None
+    with torch.no_grad():
+        tensor.set_(new)  # type: ignore[call-overload]
+    tensor.grad = wider
+
+
+def _set_state(
+    surgery: Surgery, optimizer: Optimizer, tensor: Tensor, values: dict[str, Tensor]
+) -> None:
+    state = optimizer.state[tensor]
+    before = {key: state[key] for key in values}
+    surgery._undo.append(lambda: state.update(before))
+    state.update(values)
+
+
+def set_attribute(model: nn.Module, surgery: Surgery, edit: AttributeEdit) -> None:
+    """Change an integer, or a list or tuple of them, that a module keeps.
+
+    Raises Stale if the module has no such attribute or it holds something else.
+    """
+    try:
+        module = model.get_submodule(edit.path)
+    except AttributeError:
+        raise Stale(f"there is no module '{edit.path}': plan again") from None
+    held = module.__dict__.get(edit.name)
+    if _plain(held) != edit.old:
+        raise Stale(f"'{edit.path}.{edit.name}' is {held!r}, not {edit.old!r}: plan again")
+    new = edit.new if isinstance(edit.new, int) else type(held)(edit.new)
+    surgery._undo.append(lambda: module.__dict__.__setitem__(edit.name, held))
+    surgery.attributes.append(edit)
+    module.__dict__[edit.name] = new
+
+
+def _plain(value: object) -> object:
+    return tuple(value) if isinstance(value, list | tuple) else value
+
+
+@contextlib.contextmanager
+def undone_on_error(surgery: Surgery) -> Any:
+    """Undo on any error, an interrupt too, and let it through."""
+    try:
+        yield
+    except BaseException:
+        surgery.undo()
+        raise

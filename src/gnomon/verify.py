@@ -1,0 +1,286 @@
+"""The proof: the equation on the stored tensors, then the example inputs before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from gnomon.embedding import Embedding, signal_sums
+from gnomon.errors import NotProved, Stale, Unsupported
+from gnomon.groups import Analysis
+from gnomon.ops.context import Op
+from gnomon.plan import Plan, TensorEdit
+from gnomon.surgery import Surgery
+from gnomon.tape import Call, owned_tensors, record
+
+# The old and the new model are also compared in float64 if its weights fit this many bytes.
+FLOAT64_BUDGET = 1 << 30
+
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model gives on the example inputs: per call, in eval and in train mode.
+
+    outputs: in the model's dtype.   precise: in float64, or None where that cannot be had.
+    """
+
+    outputs: list[list[Tensor]]
+    precise: list[list[Tensor]] | None
+
+
+@dataclass(frozen=True)
+class Proof:
+    """How far the function moved, relative to the largest output.
+
+    change:      max over output tensors of max|change| / max|old|, in the model's dtype.
+    precise:     the same in float64, or None where that cannot be had.
+    noise_floor: the old model's own rounding: its outputs against its float64 ones, or None.
+    """
+
+    change: float
+    precise: float | None
+    noise_floor: float | None
+
+
+def answers(model: nn.Module, calls: Sequence[Call], analysis: Analysis | None) -> Answers:
+    """Run the example inputs in both modes; with an analysis, also check that it still holds.
+
+    Raises Stale if the model runs other operations than the analysis recorded, and Unsupported
+    if an output is not finite.
+    """
+    outputs, precise = [], []
+    double = _fits_budget(model)
+    for i, (call, training) in enumerate((c, m) for c in calls for m in (False, True)):
+        run = record(model, call, training=training, fake=False, keep=_keeps(analysis))
+        if analysis is not None and not analysis.fake:
+            _same_tape(analysis.recordings[i].ops, run.ops)
+        outputs.append([y.detach().clone() for y in run.outputs])
+        if double:
+            values = _double_answers(model, call, training)
+            double = values is not None
+            precise.append(values or [])
+    return Answers(outputs, precise if double else None)
+
+
+def _keeps(analysis: Analysis | None) -> bool:
+    return analysis is not None and not analysis.fake
+
+
+def _fits_budget(model: nn.Module) -> bool:
+    tensors = [t for t in owned_tensors(model).values() if t.is_floating_point()]
+    if any(t.dtype == torch.float64 for t in tensors):
+        return False  # it is its own float64 answer
+    return 0 < sum(t.numel() for t in tensors) * 8 <= FLOAT64_BUDGET
+
+
+def _double_answers(model: nn.Module, call: Call, training: bool) -> list[Tensor] | None:
+    """The outputs with weights and inputs in float64; None if the code insists on its dtype."""
+    state = {n: _double(t) for n, t in owned_tensors(model).items()}
+
+    class Double(nn.Module):
+        """The same modules, run with float64 weights in place of their own."""
+
+        def forward(self, *args: object, **kwargs: object) -> object:
+            return functional_call(model, state, args, kwargs)
+
+    wrapper = Double()
+    wrapper.inner = model
+    args, kwargs = pytree.tree_map_only(Tensor, _double, call)
+    try:
+        found = record(wrapper, (args, kwargs), training=training, fake=False, keep=False).outputs
+    except Exception:  # whatever a foreign forward raises: there is no float64 answer then
+        return None
+    return [y.detach().clone() for y in found]
+
+
+def _double(x: Tensor) -> Tensor:
+    return x.detach().double() if x.is_floating_point() else x.detach().clone()
+
+
+def _same_tape(old: Sequence[Op], new: Sequence[Op]) -> None:
+    if len(old) != len(new):
+        raise Stale(f"the model runs {len(new)} operations, not the {len(old)} that were analysed")
+    for before, after in zip(old, new, strict=True):
+        shapes = [o.shape for o in before.outputs], [o.shape for o in after.outputs]
+        if before.name != after.name or shapes[0] != shapes[1]:
+            raise Stale(
+                f"the model changed since it was analysed: {before.name} {list(shapes[0])} is now "
+                f"{after.name} {list(shapes[1])}. Make a new Grower"
+            )
+
+
+def compare(old: Answers, new: Answers) -> Proof:
+    """How far the function moved."""
+    change = _largest(old.outputs, new.outputs)
+    precise = noise = None
+    if old.precise is not None:
+        noise = _largest(old.precise, old.outputs)
+        if new.precise is not None:
+            precise = _largest(old.precise, new.precise)
+    return Proof(change, precise, noise)
+
+
+def _largest(old: Sequence[Sequence[Tensor]], new: Sequence[Sequence[Tensor]]) -> float:
+    worst = 0.0
+    for before, after in zip(old, new, strict=True):
+        if [y.shape for y in before] != [y.shape for y in after]:
+            return float("inf")
+        for a, b in zip(before, after, strict=True):
+            worst = max(worst, _relative(a, b))
+    return worst
+
+
+def _relative(old: Tensor, new: Tensor) -> float:
+    if not old.numel():
+        return 0.0
+    if not old.is_floating_point():
+        return 0.0 if bool((old == new).all()) else 1.0
+    old, new = old.double(), new.double()
+    change, size = float((old - new).abs().max()), float(old.abs().max())
+    if change != change:
+        return float("inf")
+    return change / size if size else change
+
+
+def check_finite(old: Answers) -> None:
+    """Raise Unsupported if the old model's own outputs are not finite: nothing can be compared."""
+    for outputs in old.outputs:
+        for y in outputs:
+            if y.is_floating_point() and not bool(torch.isfinite(y).all()):
+                raise Unsupported(
+                    "the model's outputs on the example inputs hold NaN or infinity, so nothing can "
+                    "be proved of them: look for NaN weights, or give other example inputs"
+                )
+
+
+def accept(proof: Proof, old: Answers, plan: Plan) -> None:
+    """Raise NotProved if the function moved further than rounding explains."""
+    if not plan.preserves:
+        return
+    floats = [y.dtype for ys in old.outputs for y in ys if y.is_floating_point()]
+    dtype = max(floats, key=lambda d: torch.finfo(d).eps, default=torch.float32)
+    limit = TOLERANCE.get(dtype, 4 * torch.finfo(dtype).eps)
+    if dtype != torch.float64:
+        limit = max(limit, proof.noise_floor or 0.0)
+    if not proof.change <= limit:
+        raise NotProved(
+            f"the grown model's outputs differ by {proof.change:.1e} of the largest, more than the "
+            f"{limit:.1e} that rounding in {str(dtype).removeprefix('torch.')} allows: something in "
+            f"this model mixes channels in a way that its tape does not show. Everything was undone"
+        )
+
+
+def measure_statistics(model: nn.Module, calls: Sequence[Call], plan: Plan) -> dict[str, Tensor]:
+    """Batch statistics of the plan's running statistics: per buffer, one value per channel.
+
+    One train-mode pass per call. Batch norms normalise with the batch's own statistics there, so
+    every norm sees what it would see after calibration.
+    """
+    wanted = {id(t): n for n, t in owned_tensors(model).items() if n in _statistics(plan)}
+    sums: dict[tuple[str, int], list[Tensor]] = {}
+
+    def look(op: Op) -> None:
+        for position in (3, 4):  # running mean, running variance
+            buffer = op.args[position] if len(op.args) > position else None
+            if isinstance(buffer, Tensor) and id(buffer) in wanted:
+                x = op.args[0].double().transpose(0, 1).flatten(1)
+                found = [x.new_tensor(x.shape[1]), x.sum(1), (x * x).sum(1)]
+                key = wanted[id(buffer)], position
+                before = sums.get(key, [torch.zeros_like(f) for f in found])
+                sums[key] = [a + b for a, b in zip(before, found, strict=True)]
+
+    if wanted:
+        for call in calls:
+            record(model, call, training=True, fake=False, keep=False, on_op=look)
+    measured = {}
+    for (name, position), (count, total, squares) in sums.items():
+        variance = (squares - total**2 / count) / (count - 1).clamp(min=1)
+        measured[name] = total / count if position == 3 else variance.clamp(min=0)
+    return measured
+
+
+def _statistics(plan: Plan) -> set[str]:
+    if plan.rule.statistics == "copied":
+        return set()
+    return {e.name for e in plan.edits if e.fill == "statistic"}
+
+
+def write_statistics(model: nn.Module, plan: Plan, measured: Mapping[str, Tensor]) -> None:
+    """Set running statistics of fresh signals to what was measured; twins get the same numbers."""
+    owned = owned_tensors(model)
+    for edit in plan.edits:
+        if edit.name not in measured:
+            continue
+        buffer, e = owned[edit.name], plan.embedding(edit.dims[0].form)
+        for signals, channels in e.classes:
+            twins = channels[signals >= e.old].to(buffer.device)
+            buffer[twins] = measured[edit.name][twins[:, :1]].to(buffer.dtype).expand(twins.shape)
+
+
+def prove_algebra(model: nn.Module, plan: Plan, surgery: Surgery) -> None:
+    """Check the equation on every stored tensor: V' E = [V, 0], and equal rows for twins.
+
+    Raises NotProved with the tensor's name.
+    """
+    if not plan.preserves:
+        return
+    owned = owned_tensors(model)
+    for edit in plan.edits:
+        old, new = surgery.old[edit.name], owned[edit.name].detach()
+        problem = _algebra(old, new, edit, plan.embedding)
+        if problem:
+            raise NotProved(f"'{edit.name}' does not satisfy the equation: {problem}")
+
+
+def _algebra(
+    old: Tensor, new: Tensor, edit: TensorEdit, embedding: Callable[..., Embedding]
+) -> str:
+    seen, kept = new, old
+    for d in edit.dims:
+        e = embedding(d.form)
+        if d.role == "read":
+            continue
+        for _, channels in e.classes:
+            first = seen.index_select(d.dim, channels[:, 0].to(new.device))
+            for twin in channels.T[1:]:
+                if not torch.equal(first, seen.index_select(d.dim, twin.to(new.device))):
+                    return f"twins differ along dimension {d.dim}"
+        representative = torch.full((e.signals,), -1)
+        for signals, channels in e.classes:
+            representative[signals] = channels[:, 0]
+        seen = seen.index_select(d.dim, representative[: e.old].to(new.device))
+    for d in edit.dims:
+        if d.role == "read":
+            seen, kept = (
+                _signals(seen, d.dim, embedding(d.form)),
+                _padded(kept, d.dim, embedding(d.form)),
+            )
+    if torch.equal(seen.to(kept.dtype), kept):
+        return ""
+    error = float((seen.double() - kept.double()).abs().max())
+    limit = 4 * torch.finfo(new.dtype).eps * float(old.abs().max().double())
+    return "" if error <= limit else f"readers are off by {error:.1e}"
+
+
+def _signals(x: Tensor, dim: int, e: Embedding) -> Tensor:
+    """What readers see of each signal, along one dimension."""
+    moved = x.detach().cpu().movedim(dim, 1 if x.dim() > 1 else 0)
+    flat = moved.reshape(moved.shape[0] if x.dim() > 1 else 1, e.size, -1)
+    wide = flat.dtype if flat.dtype == torch.float64 else torch.float64
+    sums = signal_sums(flat.to(wide), e).reshape(
+        *(moved.shape[:1] if x.dim() > 1 else ()), e.signals, *moved.shape[2:]
+    )
+    return sums.movedim(1 if x.dim() > 1 else 0, dim)
+
+
+def _padded(x: Tensor, dim: int, e: Embedding) -> Tensor:
+    shape = list(x.shape)
+    shape[dim] = e.fresh
+    return torch.cat([x.detach().cpu().double(), torch.zeros(shape, dtype=torch.float64)], dim)

@@ -1,0 +1,66 @@
+"""Tiny tasks and tiny folders of parquet files, so that no test needs real data or a network."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from gnomon.lab.tasks import Split, Task
+
+
+def brightness_task(count: int = 96) -> Task:
+    """Two classes, dark and bright 4x4 images: a network learns it in a few steps."""
+    generator = torch.Generator().manual_seed(0)
+
+    def split(size: int) -> Split:
+        labels = torch.arange(size) % 2
+        noise = torch.randint(0, 40, (size, 1, 4, 4), generator=generator)
+        return Split((noise + 120 * labels.view(-1, 1, 1, 1)).to(torch.uint8), labels)
+
+    mean, std = torch.full((1, 1, 1), 80.0), torch.full((1, 1, 1), 60.0)
+    return Task("brightness", split(count), split(32), split(32), 2, 1, mean, std)
+
+
+@pytest.fixture
+def task() -> Task:
+    return brightness_task()
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    """A cache folder of this test alone."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "gnomon"
+
+
+def png(pixels: np.ndarray) -> dict[str, object]:
+    """Return pixels as a cell of an image column: lossless, so arrays can be compared."""
+    image = pytest.importorskip("PIL.Image")
+    buffer = io.BytesIO()
+    image.fromarray(pixels).save(buffer, "PNG")
+    return {"bytes": buffer.getvalue(), "path": None}
+
+
+def write_parquet(path: Path, images: np.ndarray, labels: list[int], **columns: str) -> None:
+    """Write images (N, height, width[, 3]) and labels; `image=` and `label=` rename the columns."""
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    table = arrow.table(
+        {
+            columns.get("image", "image"): [png(pixels) for pixels in images],
+            columns.get("label", "label"): labels,
+        }
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(table, path)
+
+
+@pytest.fixture
+def grey_folder(tmp_path) -> Path:
+    """40 training and 10 test images of 8x8 grey pixels in 5 classes."""
+    folder, draw = tmp_path / "grey", np.random.default_rng(0)
+    for name, count in (("train", 40), ("test", 10)):
+        images = draw.integers(0, 256, (count, 8, 8), dtype=np.uint8)
+        write_parquet(folder / f"{name}.parquet", images, [i % 5 for i in range(count)])
+    return folder
