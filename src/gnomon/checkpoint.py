@@ -56,8 +56,8 @@ def _state(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     for name, tensor in model.state_dict().items():
         if not isinstance(tensor, Tensor):
             raise BadCheckpoint(
-                f"'{name}' in the state_dict is {type(tensor).__name__}, not a tensor: a safetensors "
-                f"file cannot hold it"
+                f"'{name}' in the state_dict is {type(tensor).__name__}, not a tensor: "
+                f"a safetensors file cannot hold it"
             )
         key = (tensor.data_ptr(), tensor.numel(), tuple(tensor.shape), tuple(tensor.stride()))
         if tensor.numel() and key in first:
@@ -92,8 +92,8 @@ def load(
             _replay(model, plan, path)
         if structure(model) != meta["structure"]:
             raise BadCheckpoint(
-                f"'{path}' does not fit what {_name(build)}() makes: names, shapes, dtypes or classes "
-                f"differ from the model that was saved"
+                f"'{path}' does not fit what {_name(build)}() makes: names, shapes, dtypes or "
+                f"classes differ from the model that was saved"
             )
         _fill(model, file, shapes, meta["aliases"], path)
     if example_inputs is not None:
@@ -112,8 +112,8 @@ def _opened(path: str | os.PathLike[str]) -> Any:
         return safe_open(str(path), framework="pt")
     except (SafetensorError, OSError, ValueError) as fault:
         raise BadCheckpoint(
-            f"'{path}' is not a whole safetensors file ({fault}). If it is a pickle (.pt, .pth), it "
-            f"is refused: load its state_dict with weights_only=True and save it with gn.save"
+            f"'{path}' is not a whole safetensors file ({fault}). A pickle (.pt, .pth) is refused: "
+            f"load its state_dict with weights_only=True and save the model with gn.save"
         ) from None
 
 

@@ -88,6 +88,16 @@ class Embedding:
         return (~plain).nonzero().squeeze(1)
 
     @cached_property
+    def twins(self) -> bool:
+        """Whether the channels are pairs of neighbours, one pair per signal: the common case."""
+        pairs = torch.arange(self.signals).repeat_interleave(2)
+        return (
+            self.size == pairs.numel()
+            and bool((self.source == pairs).all())
+            and bool((self.factor == 1).all())
+        )
+
+    @cached_property
     def restricted(self) -> tuple[Tensor, Embedding]:
         """The old channels that have copies, and this embedding on the touched channels alone."""
         source = self.source[self.touched]
@@ -173,6 +183,8 @@ def _nearest(e: Embedding) -> Tensor:
 
 def signal_sums(columns: Tensor, e: Embedding) -> Tensor:
     """`V E`: (O, K, I) columns to (O, S, I) what the readers see of each signal."""
+    if e.twins:
+        return columns[:, 0::2] + columns[:, 1::2]
     sums = columns.new_zeros(columns.shape[0], e.signals, columns.shape[2])
     carried = e.source >= 0
     weighted = columns if bool((e.factor == 1).all()) else columns * e.factor[:, None].to(columns)
@@ -187,20 +199,25 @@ def solve(free: Tensor, old: Tensor, e: Embedding, dtype: torch.dtype) -> Tensor
     free: (O, K, I) float64, changed in place.   old: (O, N, I) float64.   Returns (O, K, I).
     The sums hold after the cast: the last channel of each signal takes up what rounding left.
     """
-    target = torch.cat([old, old.new_zeros(old.shape[0], e.fresh, old.shape[2])], dim=1)
-    missing = target - signal_sums(free, e)
-    if bool(missing.any()):
-        squares = e.factor.new_zeros(e.signals)
-        squares.index_add_(0, e.source.clamp(min=0), e.factor**2 * (e.source >= 0))
-        share = e.factor / squares[e.source.clamp(min=0)].clamp(min=1e-300) * (e.source >= 0)
-        free += missing[:, e.source.clamp(min=0)] * share[:, None]
     cast = free.to(dtype)
-    missing = target - signal_sums(cast.to(torch.float64), e)
-    if bool(missing.any()):
-        last = torch.stack(
-            [channels[i, -1] for _, channels in e.classes for i in range(len(channels))]
-        )
-        signal = e.source[last]
-        repaired = cast[:, last].to(torch.float64) + missing[:, signal] / e.factor[last][:, None]
-        cast[:, last] = repaired.to(dtype)
+    if not bool(_missing(cast, old, e).any()):
+        return cast
+    missing, signal = _missing(free, old, e), e.source.clamp(min=0)
+    weight = e.factor * (e.source >= 0)
+    squares = e.factor.new_zeros(e.signals).index_add_(0, signal, weight**2)
+    free += missing[:, signal] * (weight / squares.clamp(min=1e-300)[signal])[:, None]
+    cast = free.to(dtype)
+    last = torch.cat([channels[:, -1] for _, channels in e.classes])
+    missing = _missing(cast, old, e)[:, e.source[last]]
+    repaired = cast[:, last].double() + missing / e.factor[last][:, None]
+    cast[:, last] = repaired.to(dtype)
     return cast
+
+
+def _missing(columns: Tensor, old: Tensor, e: Embedding) -> Tensor:
+    """`[old, 0] - V' E`: (O, S, I). (A sum of two is zero in any dtype only if it is exactly.)"""
+    sums = signal_sums(columns if e.twins else columns.double(), e)
+    if not e.old:
+        return -sums
+    target = torch.cat([old, old.new_zeros(old.shape[0], e.fresh, old.shape[2])], dim=1)
+    return target - sums

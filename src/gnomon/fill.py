@@ -87,7 +87,10 @@ class _Work:
         if e.fresh:
             fresh = self._read(self._fresh_rows(self.old, make, e))
             if bool((source >= e.old).all()):
-                rest.copy_(fresh.index_select(dim, source - e.old))
+                if rest.is_contiguous():
+                    torch.index_select(fresh, dim, source - e.old, out=rest)
+                else:
+                    rest.copy_(fresh.index_select(dim, source - e.old))
                 return new
             kept = torch.cat([kept, fresh], dim)
         rest.copy_(_carried(kept, dim, source))

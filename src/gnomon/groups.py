@@ -61,7 +61,7 @@ class Group:
         return [slot.name.rpartition(".")[0] for slot in self.slots if slot.role == "write"]
 
 
-@dataclass
+@dataclass(eq=False)
 class _Findings:
     """What is known of one leaf while groups are collected."""
 
@@ -162,7 +162,9 @@ def _collect(model: nn.Module, t: Context, unreached: tuple[str, ...]) -> tuple[
     owned = owned_tensors(model)
     listed = [f for f in found.values() if _has_channels(f)]
     written = [f for f in listed if any({"write", "follow"} & r for r in f.roles.values())]
-    names = {f.leaf: f"{_base_name(model, t, f)}[input]" for f in listed}
+    given = [f for f in listed if f not in written]
+    inputs = [f"{_base_name(model, t, f)}[input]" for f in given]
+    names = dict(zip((f.leaf for f in given), _numbered(inputs), strict=True))
     numbered = _numbered([_base_name(model, t, f) for f in written])
     names |= dict(zip((f.leaf for f in written), numbered, strict=True))
     groups = []

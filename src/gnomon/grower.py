@@ -158,7 +158,7 @@ class Grower:
         return self.analysis.groups
 
     def plan(self, morph: Morph, seed: int = 0) -> Plan:
-        """The edits a morph makes, with nothing touched. Raises GrowthError if it cannot be done."""
+        """The edits a morph makes, with nothing touched; raises GrowthError if it cannot be."""
         analysis = self.analysis
         return morph.plan(self.model, analysis, fingerprint(self._structure, analysis), seed)
 

@@ -57,7 +57,7 @@ def check_optimizers(model: nn.Module, optimizers: Iterable[Optimizer]) -> None:
 
 
 def carried_state(
-    optimizer: Optimizer, parameter: nn.Parameter, edit: TensorEdit, plan: Plan
+    optimizer: Optimizer, parameter: Tensor, edit: TensorEdit, plan: Plan
 ) -> dict[str, Tensor]:
     """The grown tensors of a parameter's state; what has no dimension is left alone.
 
@@ -71,8 +71,8 @@ def carried_state(
         if moment is None or value.shape != parameter.shape:
             raise Unsupported(
                 f"{type(optimizer).__name__} keeps '{key}' of shape {tuple(value.shape)} for "
-                f"'{edit.name}', which cannot be carried along; carried are {', '.join(MOMENTS)} of "
-                f"the parameter's shape. Clear its state first, or use SGD, Adam(W), RMSprop, Adagrad"
+                f"'{edit.name}', which cannot be carried along; carried are {', '.join(MOMENTS)} "
+                f"of the parameter's shape. Clear its state, or use SGD, Adam(W), RMSprop, Adagrad"
             )
         start = float(value.double().mean()) if moment.start == "mean" else _initial(optimizer, key)
         grown[key] = carried(value, edit, plan, degree=moment.degree, start=start)
@@ -125,7 +125,7 @@ class FirstGradients:
     """
 
     def __init__(self) -> None:
-        self._waiting: dict[nn.Parameter, Tensor] = {}
+        self._waiting: dict[Tensor, Tensor] = {}
 
     @staticmethod
     def of(optimizer: Optimizer) -> FirstGradients:
@@ -144,7 +144,7 @@ class FirstGradients:
                 self._raise(optimizer, parameter, gradient, waiting)
 
     def _raise(
-        self, optimizer: Optimizer, parameter: nn.Parameter, gradient: Tensor, waiting: Tensor
+        self, optimizer: Optimizer, parameter: Tensor, gradient: Tensor, waiting: Tensor
     ) -> None:
         seen = waiting & (gradient != 0)
         square = torch.where(seen, gradient * gradient, 0)
@@ -156,7 +156,7 @@ class FirstGradients:
         if not bool(waiting.any()):
             del self._waiting[parameter]
 
-    def watch(self, parameter: nn.Parameter, edit: TensorEdit, plan: Plan) -> Callable[[], None]:
+    def watch(self, parameter: Tensor, edit: TensorEdit, plan: Plan) -> Callable[[], None]:
         """Wait for the first gradients of a grown parameter's new entries. Returns the undo."""
         before = self._waiting.get(parameter)
         new = torch.zeros(plan.grown_shape(edit), dtype=torch.bool, device=parameter.device)

@@ -261,6 +261,7 @@ def _refusal(model: nn.Module, prediction: Prediction, here: Difference) -> Unsu
     paths = {id(m): name for name, m in model.named_modules()}
     where = paths.get(id(path[-1]), "") if path else ""
     return Unsupported(
-        f"the code of '{where or type(model).__name__}' ties these channels to a number that is not "
-        f"kept in an attribute: {here.message}. Grow another group, or read the width from a tensor"
+        f"the code of '{where or type(model).__name__}' ties these channels to a number that is "
+        f"not kept in an attribute: {here.message}. Grow another group, or read the width from a "
+        f"tensor"
     )

@@ -1,5 +1,6 @@
 """What the command line shows: a line of progress per arm, and the table at the end."""
 
+import math
 from types import TracebackType
 from typing import Self
 
@@ -17,7 +18,7 @@ UNITS = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 class Screen:
-    """Watches a demo and shows it on a terminal; in a file or a pipe it writes whole lines."""
+    """Watches a demo and shows it on a terminal; into a file it writes lines, ten per arm."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -57,8 +58,11 @@ class Screen:
         loss = f"loss {point.loss:.3f}  " if point.epoch else ""
         state = f"epoch {point.epoch}/{self._epochs}  {loss}validation {point.accuracy:.1%}"
         self._progress.update(self._tasks[arm], completed=point.epoch, state=state)
-        if not self.console.is_terminal:
+        if not self.console.is_terminal and self._is_tenth(point.epoch):
             self.console.print(f"  {state}")
+
+    def _is_tenth(self, epoch: int) -> bool:
+        return epoch % math.ceil(self._epochs / 10) == 0 or epoch == self._epochs
 
     def grew(self, arm: str, plan: str, receipt: str) -> None:
         """Show the plan and the receipt above the progress lines."""

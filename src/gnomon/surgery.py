@@ -80,7 +80,7 @@ def resize(model: nn.Module, plan: Plan) -> None:
     for edit in plan.edits:
         tensor = owned[edit.name]
         with torch.no_grad():
-            tensor.set_(tensor.new_zeros(plan.grown_shape(edit)))
+            tensor.set_(tensor.new_zeros(plan.grown_shape(edit)))  # type: ignore[call-overload]
     for attribute in plan.attributes:
         set_attribute(model, surgery, attribute)
 
@@ -112,8 +112,8 @@ def refuse_live_graph(tensors: Sequence[tuple[str, Tensor]]) -> None:
         _accumulator(tensor).metadata["gnomon"] = True
         if _accumulator(tensor).metadata.pop("gnomon", False):
             raise InUse(
-                f"an autograd graph (an earlier loss, a DDP wrapper) still holds '{name}': grow after "
-                f"optimizer.step(), drop the loss first (del loss), and wrap in DDP after growing"
+                f"an autograd graph (an earlier loss, a DDP wrapper) still holds '{name}': grow "
+                f"after optimizer.step(), drop the loss first (del loss), wrap in DDP afterwards"
             )
 
 
@@ -169,7 +169,7 @@ def set_attribute(model: nn.Module, surgery: Surgery, edit: AttributeEdit) -> No
     held = module.__dict__.get(edit.name)
     if _plain(held) != edit.old:
         raise Stale(f"'{edit.path}.{edit.name}' is {held!r}, not {edit.old!r}: plan again")
-    new = edit.new if isinstance(edit.new, int) else type(held)(edit.new)
+    new = list(edit.new) if isinstance(held, list) and isinstance(edit.new, tuple) else edit.new
     surgery._undo.append(lambda: module.__dict__.__setitem__(edit.name, held))
     surgery.attributes.append(edit)
     module.__dict__[edit.name] = new

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import logging
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -20,6 +21,7 @@ import torch.nn.modules.module as module_hooks
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gnomon.errors import Unsupported
@@ -58,8 +60,8 @@ def calls_of(example_inputs: object) -> list[Call]:
             calls.append(((one,), {}))
     if not calls or not all(tensors_in(call) for call in calls):
         raise Unsupported(
-            f"example_inputs must hold tensors, not {type(example_inputs).__name__}: give a tensor, "
-            f"a tuple (positional), a dict (keywords), or a list of these (several calls)"
+            f"example_inputs must hold tensors, not {type(example_inputs).__name__}: give a "
+            f"tensor, a tuple (positional), a dict (keywords), or a list of these (several calls)"
         )
     return calls
 
@@ -88,7 +90,7 @@ def owned_tensors(model: nn.Module) -> dict[str, Tensor]:
     return owned
 
 
-class Recorder(TorchDispatchMode):
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Appends every operation to `ops`; random ones give their mean, so runs can be compared."""
 
     def __init__(
@@ -99,7 +101,7 @@ class Recorder(TorchDispatchMode):
         keep: bool = True,
         on_op: Callable[[Op], None] | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._keep, self._on_op = keep, on_op
         self.ops: list[Op] = []
         self.random: set[str] = set()
@@ -143,15 +145,16 @@ class Recorder(TorchDispatchMode):
                 if owner is not None:
                     self._overwritten.append((owner, owner.detach().clone()))
 
+    def _left(self, module: nn.Module, args: object, output: object) -> None:
+        self._stack.pop()
+
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
         """Record, with the module stack followed by global hooks."""
         before = module_hooks.register_module_forward_pre_hook(
             lambda module, _: self._stack.append(module)
         )
-        after = module_hooks.register_module_forward_hook(
-            lambda module, _, __: self._stack.pop() and None, always_call=True
-        )
+        after = module_hooks.register_module_forward_hook(self._left, always_call=True)
         try:
             with self:
                 yield
@@ -290,6 +293,8 @@ def record(
         fast_path = torch.backends.mha.get_fastpath_enabled()  # one opaque operation otherwise
         stack.callback(torch.backends.mha.set_fastpath_enabled, fast_path)
         torch.backends.mha.set_fastpath_enabled(False)
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # kernels depend on the head's width
+        stack.enter_context(_quiet())
         torch.manual_seed(0)
         args, kwargs = clone_inputs(call)
         if fake:
@@ -306,6 +311,18 @@ def record(
         stack.enter_context(recorder.running())
         result = model(*args, **kwargs)
     return Recording(recorder.ops, tensors_in((args, kwargs)), tensors_in(result), recorder.random)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Fake tensors log every shape that does not fit; here that is an answer, not an error."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def wants_fake(model: nn.Module, calls: Sequence[Call]) -> bool:

@@ -155,8 +155,8 @@ def check_finite(old: Answers) -> None:
         for y in outputs:
             if y.is_floating_point() and not bool(torch.isfinite(y).all()):
                 raise Unsupported(
-                    "the model's outputs on the example inputs hold NaN or infinity, so nothing can "
-                    "be proved of them: look for NaN weights, or give other example inputs"
+                    "the model's outputs on the example inputs hold NaN or infinity, so nothing "
+                    "can be proved of them: look for NaN weights, or give other example inputs"
                 )
 
 
@@ -172,8 +172,9 @@ def accept(proof: Proof, old: Answers, plan: Plan) -> None:
     if not proof.change <= limit:
         raise NotProved(
             f"the grown model's outputs differ by {proof.change:.1e} of the largest, more than the "
-            f"{limit:.1e} that rounding in {str(dtype).removeprefix('torch.')} allows: something in "
-            f"this model mixes channels in a way that its tape does not show. Everything was undone"
+            f"{limit:.1e} that rounding in {str(dtype).removeprefix('torch.')} allows: something "
+            f"in this model mixes channels in a way that its tape does not show. Everything was "
+            f"undone"
         )
 
 

@@ -65,7 +65,7 @@ def test_the_scratch_arm_has_the_grown_architecture_and_other_weights(finished):
     assert found.grown.points[-1].parameters == found.scratch.points[-1].parameters
 
 
-def test_growing_widens_every_group_of_the_network_twofold(finished):
+def test_growing_widens_every_group_of_the_network_fourfold(finished):
     found, _, _ = finished
     expected = {name: p.shape for name, p in DigitsNet(8).named_parameters()}
     assert {name: p.shape for name, p in found.grown.model.named_parameters()} == expected
@@ -100,7 +100,7 @@ def test_the_checkpoint_gives_the_grown_network_back(finished):
 
     found, _, folder = finished
     example = torch.zeros(2, 1, 8, 8)
-    again = load(folder / "grown.safetensors", lambda: DigitsNet(4), example)
+    again = load(folder / "grown.safetensors", lambda: DigitsNet(2), example)
     x = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert torch.equal(again.eval()(x), found.grown.model.eval()(x))

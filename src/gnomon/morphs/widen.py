@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 import torch
@@ -38,7 +38,7 @@ class Widen:
     by: float | None = None
     to: int | None = None
     add: int | None = None
-    rule: Rule = R2R()
+    rule: Rule = field(default_factory=R2R)
 
     def __post_init__(self) -> None:
         given = {"by": self.by, "to": self.to, "add": self.add}
@@ -281,15 +281,12 @@ class _Planner:
         groups = self._operation_attributes(plan)
         edits = {(path, name): edit for (path, name), edit in groups.items()}
         for path, module in self.model.named_modules():
-            own = {
-                key: shapes.get(f"{path}.{key}" if path else key, tuple(x.shape))
-                for key, x in [*module._parameters.items(), *module._buffers.items()]
-                if x is not None
-            }
-            if not any((f"{path}.{key}" if path else key) in shapes for key in own):
+            own = _own_shapes(path, module, shapes)
+            if own is None:
                 continue
             changed = groups.get((path, "groups"))
-            conv_groups = changed.new if changed else getattr(module, "groups", 1)
+            conv_groups = changed.new if changed else module.__dict__.get("groups", 1)
+            assert isinstance(conv_groups, int)
             for name, new in sizes_of(module, own, conv_groups).items():
                 old = module.__dict__.get(name)
                 if isinstance(old, int | tuple) and old != new:
@@ -319,6 +316,24 @@ class _Planner:
             some = ", ".join(self.analysis.unreached[:3])
             notes.append(f"{len(self.analysis.unreached)} parameters are never reached: {some}")
         return tuple(notes)
+
+
+def _own_shapes(
+    path: str, module: nn.Module, shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, tuple[int, ...]] | None:
+    """The shapes of a module's tensors after growth, or None if none of them grows."""
+    prefix = f"{path}." if path else ""
+    own = {
+        key: shapes.get(prefix + key, tuple(x.shape))
+        for key, x in [*module._parameters.items(), *module._buffers.items()]
+        if x is not None
+    }
+    grows = any(prefix + key in shapes for key in own)
+    for name, shape in shapes.items():  # a parametrized weight has its original's shape
+        key, _, original = name.removeprefix(prefix + "parametrizations.").rpartition(".")
+        if name.startswith(prefix + "parametrizations.") and original in ("original", "original1"):
+            own[key], grows = shape, True
+    return own if grows else None
 
 
 def _spread(tensor: Tensor) -> float:

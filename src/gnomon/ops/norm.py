@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from gnomon.axes import Axis, Misfit, divide
+from gnomon.axes import Axis, Misfit, divide, factors, product
 from gnomon.ops.context import Context, Op, Table
 
 
 def normalises_each_channel(t: Context, op: Op) -> None:
-    """batch_norm: affine and statistics follow; instance_norm reaches it with [batch x channels]."""
+    """batch_norm: affine and statistics follow; instance_norm arrives as [batch x channels]."""
     x = op.args[0]
     axes = t.axes(x)
     for position, parameter in enumerate(op.args[1:5]):
@@ -19,6 +19,8 @@ def normalises_each_channel(t: Context, op: Op) -> None:
     for axis in (axes[0], *axes[2:]):
         t.fix(axis, "a position")
     t.no_zeros([axes[1]], op.name)
+    t.attribute("num_features", axes[1])
+    t.attribute("num_features", product(factors(axes[1])[1:]))  # [batch x channels]
     t.give(op.outputs[0], list(axes))
     for extra in op.outputs[1:]:
         t.give(extra, [axes[1]] if extra.shape == x.shape[1:2] else _unknown(t, op, extra))
@@ -64,8 +66,8 @@ def normalises_groups(t: Context, op: Op) -> None:
 
 def rescales_weights(t: Context, op: Op) -> None:
     """weight_norm: each slice along one dimension has its own norm; the rest is mixed."""
-    v, g, dim = op.args
-    axes = t.axes(v)
+    v, g = op.args[:2]
+    dim, axes = op.argument(2, "dim", 0), t.axes(v)
     t.tie(axes[dim], t.axes(g)[dim])
     for parameter in (v, g):
         t.use(parameter, "write")

@@ -7,7 +7,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from gnomon.axes import Axis, resolve
+from gnomon.axes import Axis, Misfit, resolve
 from gnomon.ops.context import Context, Op, Table, broadcast
 
 _LINEAR_IN_A_PARAMETER = {"mul", "div", "neg"}
@@ -34,7 +34,8 @@ def acts_per_entry(t: Context, op: Op) -> None:
         if t.origin(tensor) is not None and op.name in _ADDS:
             t.use(tensor, "write")
     for output in op.outputs:
-        t.give(output, axes[len(axes) - output.dim() :])
+        if output.numel():  # some kernels return an empty buffer besides
+            t.give(output, axes[len(axes) - output.dim() :])
     if len(tensors) == 1 and op.name in _LINEAR_IN_A_PARAMETER:
         t.views(op.outputs[0], tensors[0])
     _pass_zeros(t, op, tensors, axes)
@@ -112,9 +113,23 @@ _FACTORIES = (
 ).split()
 _POSITIONS = "arange eye linspace logspace randint randperm tril_indices triu_indices".split()
 
+
+def is_restrided(t: Context, op: Op) -> None:
+    """as_strided_ to the shape it has: only the memory format is written down anew."""
+    x, size, stride = op.args[:3]
+    strides = [(s, n) for s, n, width in zip(stride, x.stride(), size, strict=True) if width > 1]
+    if tuple(size) != tuple(op.outputs[0].shape) or any(s != n for s, n in strides):
+        raise Misfit(f"no rule for {op.name} to another layout")
+    t.give(op.outputs[0], list(t.axes(x)))
+
+
+# Pointwise operations that PyTorch does not tag as such.
+_UNTAGGED = "hardswish hardswish_ threshold_ special_erf floor_divide prelu _prelu_kernel".split()
+
 TABLE: Table = (
     dict.fromkeys(_SAME, stays_itself)
+    | dict.fromkeys(_UNTAGGED, acts_per_entry)
     | dict.fromkeys(_FACTORIES, is_the_same_everywhere)
     | dict.fromkeys(_POSITIONS, depends_on_position)
-    | {"copy_": is_copied_into, "_prelu_kernel": acts_per_entry, "prelu": acts_per_entry}
+    | {"copy_": is_copied_into, "as_strided_": is_restrided, "log_sigmoid_forward": acts_per_entry}
 )

@@ -74,7 +74,7 @@ def is_expanded(t: Context, op: Op) -> None:
     """expand: new axes are copies, free to take any width."""
     y = op.outputs[0]
     own: list[Axis | None] = list(t.axes(op.args[0]))
-    own = [None] * (y.dim() - len(own)) + own
+    own = [*[None] * (y.dim() - len(own)), *own]
     pairs = zip(own, y.shape, strict=True)
     axes = [a if a is not None and resolve(a).size == n else Axis(n) for a, n in pairs]
     _rearranged(t, op, axes)

@@ -39,8 +39,11 @@ class R2R(Rule):
 
     def free(self, columns: Tensor, e: Embedding, draw: Draw) -> Tensor:
         """±b for twins, zero-sum triples on a grid, halves where a channel joined an old one."""
-        z = halves(columns, e, draw, uneven=True)
         rows, inner = columns.shape[0], columns.shape[2]
+        if e.twins and not e.old:
+            b = draw.weights((rows, e.fresh, inner))
+            return torch.stack([b, -b], dim=2).reshape(rows, e.size, inner)
+        z = halves(columns, e, draw, uneven=True)
         for signals, channels in e.classes:
             fresh = channels[signals >= e.old]
             count, r = fresh.shape
