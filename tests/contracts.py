@@ -8,11 +8,11 @@ from functools import cache
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
-from toys import TOYS
 
 import gnomon as gn
 from gnomon.embedding import Embedding
 from gnomon.plan import Plan, TensorEdit
+from toys import TOYS
 
 
 @dataclass(frozen=True)
@@ -31,17 +31,21 @@ class Method:
 
 # Zero writers need an activation with f(0) = 0 and a slope there.
 _LIVE_AT_ZERO = ("mlp conv_flatten_linear normed_mlp called_twice layer_scale bag_of_words").split()
+_FEW = (
+    "mlp resnet densenet conv_flatten_linear resnext instancenorm unet weight_normed called_twice "
+    "einsum attention splits"
+).split()
 _NORMED = ("groupnorm", "normed_mlp", "layer_scale", "bag_of_words", "resnet")
 
 ALL_RULES: dict[str, Method] = {
     "R2R": Method(gn.R2R(), 2),
     "R2R-one": Method(gn.R2R(), 1.2),
-    "R2R-he": Method(gn.R2R(init="he", statistics="copied"), 1.5),
+    "R2R-he": Method(gn.R2R(init="he", statistics="copied"), 1.5, tuple(_FEW)),
     "Net2Net": Method(gn.Net2Net(), 1.5),
-    "Net2Net-even": Method(gn.Net2Net(uneven=False), 3),
+    "Net2Net-even": Method(gn.Net2Net(uneven=False), 3, tuple(_FEW)),
     "Net2Net-normed": Method(gn.Net2Net(), 2, _NORMED, "*"),
     "NetMorph": Method(gn.NetMorph(), 1.5),
-    "NetMorph-permuted": Method(gn.NetMorph(permute=True), 1.5),
+    "NetMorph-permuted": Method(gn.NetMorph(permute=True), 1.5, tuple(_FEW)),
     "NetMorph-writers": Method(gn.NetMorph(zero="writers"), 1.5, tuple(_LIVE_AT_ZERO), "*"),
     "Hybrid": Method(gn.Hybrid(), 2),
 }

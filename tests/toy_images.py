@@ -134,7 +134,8 @@ def conv3d():
 
 def autoencoder():
     return nn.Sequential(
-        nn.Conv2d(2, 4, 2, stride=2), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 3, 1), nn.Sigmoid(),
+        nn.Conv2d(2, 4, 2, stride=2), nn.BatchNorm2d(4), nn.ReLU(),
+        nn.Conv2d(4, 3, 1), nn.Sigmoid(),
         nn.ConvTranspose2d(3, 5, 2, stride=2), nn.BatchNorm2d(5), nn.LeakyReLU(0.2),
         nn.ConvTranspose2d(5, 2, 1),
     )  # fmt: skip

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import toy_images as images
-import toy_vectors as vectors
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
+import toy_images as images
+import toy_vectors as vectors
 from gnomon.models import DigitsNet, ResNetCifar10, SmallConv
 
 

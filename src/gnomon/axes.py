@@ -195,12 +195,29 @@ def unify(left: Axis, right: Axis) -> None:
     else:
         if left.kind != "sum":
             left, right = right, left
+        _refuse_shifted(left, right)
         parts = segments(left)
         for a, b in zip(parts, split(right, [resolve(p).size for p in parts]), strict=True):
             unify(a, b)
     left, right = resolve(left), resolve(right)
     if left is not right:
         left.link = right
+
+
+def _refuse_shifted(left: Axis, right: Axis) -> None:
+    """An axis meets itself at another offset (x[1:] - x[:-1]): all of it would be tied to all."""
+    seen: list[dict[Axis, set[int]]] = []
+    for axis in (left, right):
+        start = 0
+        offsets: dict[Axis, set[int]] = {}
+        for part in segments(axis):
+            if resolve(part).size > 1:
+                offsets.setdefault(resolve(part), set()).add(start)
+            start += resolve(part).size
+        seen.append(offsets)
+    for part, starts in seen[0].items():
+        if seen[1].get(part, starts) != starts:
+            raise Misfit("an axis meets itself, shifted")
 
 
 def _unify_products(left: Axis, right: Axis) -> None:

@@ -16,6 +16,7 @@ from math import prod
 
 import torch
 from torch import Tensor
+from torch._prims_common import suggest_memory_format
 
 from gnomon.draw import Draw
 from gnomon.embedding import Embedding, solve
@@ -43,11 +44,19 @@ def grown(old: Tensor, edit: TensorEdit, plan: Plan, clock: Clock) -> Tensor:
     old: of shape `edit.shape`. Returns a tensor of shape `plan.grown_shape(edit)`.
     """
     work = _Work(old.detach(), edit, plan, clock)
-    new = work.grow()
-    if old.dim() == 4 and not old.is_contiguous():
-        if old.is_contiguous(memory_format=torch.channels_last):
-            new = new.contiguous(memory_format=torch.channels_last)
-    return new
+    return in_format_of(old, work.grow())
+
+
+def in_format_of(old: Tensor, new: Tensor) -> Tensor:
+    """`new` in the memory format that the strides of `old` suggest (channels_last or plain).
+
+    By strides, because a kernel of one input channel is contiguous in both formats, and which one
+    it is written in decides the format of its output.
+    """
+    wanted = suggest_memory_format(old)
+    if wanted == torch.contiguous_format:
+        return new.contiguous()
+    return torch.empty_like(new, memory_format=wanted).copy_(new)
 
 
 class _Work:

@@ -167,6 +167,7 @@ def _collect(model: nn.Module, t: Context, unreached: tuple[str, ...]) -> tuple[
     names = dict(zip((f.leaf for f in given), _numbered(inputs), strict=True))
     numbered = _numbered([_base_name(model, t, f) for f in written])
     names |= dict(zip((f.leaf for f in written), numbered, strict=True))
+    names = dict(zip(names, _unlike(list(names.values())), strict=True))
     groups = []
     for f in listed:
         width, step = _width(t, f)
@@ -267,6 +268,16 @@ def _numbered(bases: list[str]) -> list[str]:
     return names
 
 
+def _unlike(names: list[str]) -> list[str]:
+    """A module may be called `a[0]` itself: then the later name gets a mark."""
+    taken: set[str] = set()
+    for i in range(len(names)):
+        while names[i] in taken:
+            names[i] += "'"
+        taken.add(names[i])
+    return names
+
+
 def _width(t: Context, f: _Findings) -> tuple[int, int]:
     """Channels at the first writer, and how many one more of the leaf adds."""
     for wanted in ("write", "follow", "read"):
@@ -324,7 +335,9 @@ def _refusal(
         return "no parameter writes these channels"
     for name, _ in f.roles:
         if not owned[name].is_floating_point():
-            return f"'{name}' holds integers for each channel"
+            return (
+                f"'{name}' holds {str(owned[name].dtype).removeprefix('torch.')} for each channel"
+            )
     return _unreached_neighbour(f, owned, unreached)
 
 

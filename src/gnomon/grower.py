@@ -12,6 +12,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from gnomon.axes import Axis
@@ -28,10 +29,11 @@ from gnomon.verify import (
     Proof,
     accept,
     answers,
-    check_finite,
+    check_comparable,
     compare,
     measure_statistics,
     prove_algebra,
+    varied,
     write_statistics,
 )
 
@@ -141,15 +143,20 @@ class Grower:
         self._optimizers = _as_tuple(optimizer)
         self._ops = dict(ops or {})
         check_optimizers(model, self._optimizers)
-        self._analysis: Analysis | None = analyse(model, self._calls, self._ops)
-        self._structure = structure(model)
+        self._analysis: Analysis | None = None
+        self._structure = ""
+        self._analyse()
 
     @property
     def analysis(self) -> Analysis:
         """What is known about the model as it is now; analysed again after a growth."""
         if self._analysis is None or self._structure != structure(self.model):
-            self._analysis = analyse(self.model, self._calls, self._ops)
-            self._structure = structure(self.model)
+            return self._analyse()
+        return self._analysis
+
+    def _analyse(self) -> Analysis:
+        self._analysis = analyse(self.model, self._calls, self._ops)
+        self._structure = structure(self.model)
         return self._analysis
 
     @property
@@ -159,6 +166,10 @@ class Grower:
 
     def plan(self, morph: Morph, seed: int = 0) -> Plan:
         """The edits a morph makes, with nothing touched; raises GrowthError if it cannot be."""
+        if not isinstance(morph, Morph):
+            raise ValueError(f"plan() takes a morph such as Widen(...), not {morph!r}")
+        if isinstance(seed, bool) or not isinstance(seed, int):
+            raise ValueError(f"seed must be a whole number, not {seed!r}")
         analysis = self.analysis
         return morph.plan(self.model, analysis, fingerprint(self._structure, analysis), seed)
 
@@ -168,15 +179,17 @@ class Grower:
         proof: "algebra" checks the stored tensors only and skips the forward passes.
         Raises Stale, InUse, Unsupported, CannotPreserve or NotProved.
         """
+        if not isinstance(what, Plan | Morph):
+            raise ValueError(f"grow() takes a plan or a morph such as Widen(...), not {what!r}")
         if proof not in ("full", "algebra"):
             raise ValueError(f"proof must be 'full' or 'algebra', not {proof!r}")
         start = time.perf_counter()
-        analysis = self.analysis
+        analysis = self._analyse()  # anew: training may have annealed a constant meanwhile
         analysed = time.perf_counter()
         plan = what if isinstance(what, Plan) else self.plan(what, seed)
         planned = time.perf_counter()
         self._check(plan, analysis)
-        before = self._before(plan, analysis) if proof == "full" else None
+        before = self._before() if proof == "full" else None
         surgery = Surgery()
         with undone_on_error(surgery):
             operate(self.model, plan, self._optimizers, surgery)
@@ -186,7 +199,7 @@ class Grower:
         self.history = (*self.history, plan)
         proving = done - planned - surgery.seconds - surgery.drawing
         seconds = Seconds(
-            analysed - start + (analysis.seconds if not self.history[1:] else 0.0),
+            analysed - start,
             planned - analysed, surgery.seconds, surgery.drawing, proving,
         )  # fmt: skip
         receipt = Receipt(
@@ -208,13 +221,9 @@ class Grower:
                 "(model.to_empty(device=...) and load its weights first)"
             )
 
-    def _before(self, plan: Plan, analysis: Analysis) -> Answers:
-        try:
-            old = answers(self.model, self._calls, analysis)
-        except Stale:
-            self._analysis = None
-            raise
-        check_finite(old)
+    def _before(self) -> Answers:
+        old = answers(self.model, varied(self._calls))
+        check_comparable(old)
         return old
 
     def _prove(
@@ -229,8 +238,8 @@ class Grower:
         prove_algebra(self.model, plan, surgery)
         if before is None:
             return plan, Proof(float("nan"), None, None)
-        shown = compare(before, answers(self.model, self._calls, None))
-        accept(shown, before, plan)
+        shown = compare(before, answers(self.model, varied(self._calls)))
+        accept(shown, plan)
         return plan, shown
 
     def __str__(self) -> str:
@@ -245,20 +254,29 @@ def _leaf_sizes(plan: Plan, analysis: Analysis) -> dict[Axis, int]:
 def _as_tuple(optimizer: Optimizer | Iterable[Optimizer] | None) -> tuple[Optimizer, ...]:
     if optimizer is None:
         return ()
-    return (optimizer,) if isinstance(optimizer, Optimizer) else tuple(optimizer)
+    several: tuple[object, ...] = (optimizer,)
+    if isinstance(optimizer, Iterable) and not isinstance(optimizer, str):
+        several = tuple(optimizer)
+    found = tuple(o for o in several if isinstance(o, Optimizer))
+    if len(found) != len(several):
+        raise ValueError(f"optimizer must be a torch.optim.Optimizer or several, not {optimizer!r}")
+    return found
 
 
 def refuse_wrapped(model: nn.Module) -> None:
     """Raise InUse or Unsupported for what is not the model itself."""
     if not isinstance(model, nn.Module):
         raise Unsupported(f"a torch.nn.Module is needed, not {type(model).__name__}")
+    own = [t for m in model.modules() for t in (*m._parameters.values(), *m._buffers.values())]
+    if any(is_lazy(t) for t in own if t is not None):
+        raise Unsupported("the model has lazy layers without weights: run it once on real inputs")
     if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
         raise InUse(
             f"{type(model).__name__} holds the parameters: grow model.module before wrapping"
         )
     if isinstance(model, torch._dynamo.eval_frame.OptimizedModule):
         raise InUse("a compiled model cannot be grown: grow the model itself, then compile it")
-    if isinstance(model, torch.jit.ScriptModule):
+    if any(isinstance(m, torch.jit.ScriptModule) for m in model.modules()):
         raise Unsupported("a scripted module cannot be grown: grow the Python module, then script")
 
 

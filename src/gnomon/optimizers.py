@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gnomon.errors import Unsupported
+from gnomon.fill import in_format_of
 from gnomon.plan import Plan, TensorEdit
 
 
@@ -47,13 +48,33 @@ def check_optimizers(model: nn.Module, optimizers: Iterable[Optimizer]) -> None:
     own = {id(p) for p in model.parameters()}
     for optimizer in optimizers:
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        foreign = len(held - own)
-        missing = any(p.requires_grad and id(p) not in held for p in model.parameters())
-        if foreign and (missing or not held & own):
+        if not held & own:
             raise Unsupported(
-                f"{type(optimizer).__name__} holds {foreign} parameters that are not this model's: "
-                f"build it on this model's parameters(), not on those of a copy"
+                f"{type(optimizer).__name__} holds {len(held)} parameters, none of which is this "
+                f"model's: build it on this model's parameters(), not on those of a copy"
             )
+
+
+def check_state(optimizer: Optimizer) -> None:
+    """Raise Unsupported for state that is not of its parameter's shape: it cannot be carried."""
+    name = type(optimizer).__name__
+    for parameter, state in optimizer.state.items():
+        for key, value in state.items():
+            plain = not isinstance(value, Tensor) or value.dim() == 0
+            if not plain and value.shape == parameter.shape:
+                continue
+            if not plain or any(isinstance(v, Tensor) and v.dim() for v in _items(value)):
+                raise Unsupported(
+                    f"{name} keeps '{key}', which is not one tensor of its parameter's shape and "
+                    f"cannot be carried along: make a new {name} after growing, or use SGD, "
+                    f"Adam(W), RMSprop or Adagrad"
+                )
+
+
+def _items(value: object) -> list[object]:
+    if isinstance(value, Mapping):
+        return list(value.values())
+    return list(value) if isinstance(value, list | tuple | set) else []
 
 
 def carried_state(
@@ -68,11 +89,11 @@ def carried_state(
         if not isinstance(value, Tensor) or value.dim() == 0:
             continue
         moment = MOMENTS.get(key)
-        if moment is None or value.shape != parameter.shape:
+        if moment is None:
             raise Unsupported(
-                f"{type(optimizer).__name__} keeps '{key}' of shape {tuple(value.shape)} for "
-                f"'{edit.name}', which cannot be carried along; carried are {', '.join(MOMENTS)} "
-                f"of the parameter's shape. Clear its state, or use SGD, Adam(W), RMSprop, Adagrad"
+                f"{type(optimizer).__name__} keeps '{key}' for '{edit.name}', which cannot be "
+                f"carried along; carried are {', '.join(MOMENTS)}. Make a new optimizer after "
+                f"growing, or use SGD, Adam(W), RMSprop or Adagrad"
             )
         start = float(value.double().mean()) if moment.start == "mean" else _initial(optimizer, key)
         grown[key] = carried(value, edit, plan, degree=moment.degree, start=start)
@@ -100,10 +121,7 @@ def carried(value: Tensor, edit: TensorEdit, plan: Plan, *, degree: int, start: 
             new = new * share.reshape([-1 if i == d.dim else 1 for i in range(value.dim())])
     for dim, index in _fresh_index(edit, plan, value.device):
         new = new.index_fill(dim, index, start)
-    if value.dim() == 4 and not value.is_contiguous():
-        if value.is_contiguous(memory_format=torch.channels_last):
-            return new.contiguous(memory_format=torch.channels_last)
-    return new.contiguous()
+    return in_format_of(value, new)
 
 
 def _fresh_index(
@@ -128,14 +146,13 @@ class FirstGradients:
         self._waiting: dict[Tensor, Tensor] = {}
 
     @staticmethod
-    def of(optimizer: Optimizer) -> FirstGradients:
-        """The one hook of this optimizer."""
+    def of(optimizer: Optimizer) -> tuple[FirstGradients, Callable[[], None]]:
+        """The one hook of this optimizer, and how to take it off again if it is new."""
         for hook in optimizer._optimizer_step_pre_hooks.values():
             if isinstance(hook, FirstGradients):
-                return hook
+                return hook, lambda: None
         hook = FirstGradients()
-        optimizer.register_step_pre_hook(hook)
-        return hook
+        return hook, optimizer.register_step_pre_hook(hook).remove
 
     def __call__(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         for parameter, waiting in list(self._waiting.items()):

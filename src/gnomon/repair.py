@@ -24,6 +24,7 @@ from gnomon.plan import AttributeEdit
 from gnomon.surgery import Surgery, set_attribute
 from gnomon.tape import Call, Recorder, Recording, record
 
+_FILLS = ("fill_", "scalar_tensor", "full_like")
 _TRIES = 400  # recordings of the grown model before the search gives up
 
 
@@ -104,9 +105,12 @@ def attempt(
 
 def constants(op: Op) -> tuple[object, ...]:
     """The floats of an operation, and the integers of a pointwise one: widths may hide in them."""
-    pointwise = torch.Tag.pointwise in op.func.tags
+    counts = torch.Tag.pointwise in op.func.tags or op.name in _FILLS
     leaves = pytree.tree_leaves((op.args, dict(op.kwargs)))
-    return tuple(x for x in leaves if type(x) is float or (pointwise and type(x) is int))
+    numbers = [x for x in leaves if type(x) is float or (counts and type(x) is int)]
+    if op.name == "lift_fresh" and op.args[0].numel() == 1 and not op.args[0].is_meta:
+        numbers.append(op.args[0].item())  # torch.tensor(x.shape[1])
+    return tuple(numbers)
 
 
 def _problem(wanted: Expected, op: Op) -> str:
@@ -139,9 +143,7 @@ def repair(
         for edits in _candidates(model, prediction, here):
             if next(tries) > _TRIES:
                 break
-            done = _try(model, edits)
-            if done is None:
-                continue
+            _try(model, edits)
             there = prediction.difference(model, calls)
             _take_back(model, edits)
             if there is None or there.place > here.place:
@@ -156,11 +158,10 @@ def repair(
     return made
 
 
-def _try(model: nn.Module, edits: Sequence[AttributeEdit]) -> bool | None:
+def _try(model: nn.Module, edits: Sequence[AttributeEdit]) -> None:
     for edit in edits:
         held = model.get_submodule(edit.path).__dict__
         held[edit.name] = _like(held[edit.name], edit.new)
-    return True
 
 
 def _take_back(model: nn.Module, edits: Sequence[AttributeEdit]) -> None:
@@ -185,7 +186,7 @@ def _candidates(
         op = ops[position]
         changes = _changed_sizes(prediction, op)
         lists = _changed_lists(prediction, op)
-        for module in reversed(op.path[-4:]):
+        for module in (m for m in reversed(op.path[-4:]) if id(m) in paths):
             for name, new in _explanations(module, changes, lists):
                 path = paths[id(module)]
                 if (path, name, new) in tried:

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 from gnomon.errors import InUse, Stale, Unsupported
 from gnomon.fill import Clock, grown
-from gnomon.optimizers import FirstGradients, carried, carried_state
+from gnomon.optimizers import FirstGradients, carried, carried_state, check_state
 from gnomon.plan import AttributeEdit, Plan, TensorEdit
 from gnomon.tape import owned_tensors
 
@@ -53,6 +53,8 @@ def operate(
     owned = owned_tensors(model)
     for edit in plan.edits:
         _check(owned, edit)
+    for optimizer in optimizers:
+        check_state(optimizer)
     refuse_live_graph([(e.name, owned[e.name]) for e in plan.edits])
     start, clock = time.perf_counter(), Clock()
     for edit in plan.edits:
@@ -62,7 +64,8 @@ def operate(
         for optimizer, values in state:
             _set_state(surgery, optimizer, tensor, values)
             if values:
-                surgery._undo.append(FirstGradients.of(optimizer).watch(tensor, edit, plan))
+                hook, take_off = FirstGradients.of(optimizer)
+                surgery._undo += [take_off, hook.watch(tensor, edit, plan)]
     for attribute in plan.attributes:
         set_attribute(model, surgery, attribute)
     surgery.drawing = clock.total()

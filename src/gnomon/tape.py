@@ -8,11 +8,9 @@ large ones, and those on `meta`, under `FakeTensorMode`, so that nothing is comp
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
 import logging
-import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy
@@ -20,12 +18,13 @@ import torch
 import torch.nn.modules.module as module_hooks
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gnomon.errors import Unsupported
 from gnomon.ops.context import Op
+from gnomon.snapshot import unchanged
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -58,7 +57,7 @@ def calls_of(example_inputs: object) -> list[Call]:
             calls.append(((), dict(one)))
         else:
             calls.append(((one,), {}))
-    if not calls or not all(tensors_in(call) for call in calls):
+    if not calls or not all(any_tensor(call) for call in calls):
         raise Unsupported(
             f"example_inputs must hold tensors, not {type(example_inputs).__name__}: give a "
             f"tensor, a tuple (positional), a dict (keywords), or a list of these (several calls)"
@@ -66,17 +65,38 @@ def calls_of(example_inputs: object) -> list[Call]:
     return calls
 
 
+def any_tensor(call: Call) -> bool:
+    """Whether a call holds a tensor at all."""
+    return any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(call))
+
+
 def tensors_in(value: object) -> list[Tensor]:
-    """All tensors in nested lists, tuples, mappings and dataclasses."""
+    """All tensors in a value: in containers, dataclasses and plain objects; numbers as tensors."""
+    found: list[Tensor] = []
+    _gather(value, found, set())
+    return found
+
+
+def _gather(value: Any, found: list[Tensor], seen: set[int]) -> None:
     if isinstance(value, Tensor):
-        return [value]
+        found.append(value)
+    elif isinstance(value, bool | int | float):
+        found.append(torch.tensor(value))
+    elif isinstance(value, numpy.ndarray | numpy.generic) and value.dtype.kind in "biuf":
+        found.append(torch.from_numpy(numpy.array(value)))
+    elif id(value) not in seen and not isinstance(value, str | bytes | type | nn.Module):
+        seen.add(id(value))
+        for part in _parts(value):
+            _gather(part, found, seen)
+
+
+def _parts(value: Any) -> Iterable[Any]:
     if isinstance(value, Mapping):
-        return [t for v in value.values() for t in tensors_in(v)]
-    if isinstance(value, list | tuple):
-        return [t for v in value for t in tensors_in(v)]
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return [t for f in dataclasses.fields(value) for t in tensors_in(getattr(value, f.name))]
-    return []
+        return value.values()
+    if isinstance(value, list | tuple | set | frozenset):
+        return value
+    slots = [getattr(value, s, None) for s in getattr(type(value), "__slots__", ())]
+    return [*getattr(value, "__dict__", {}).values(), *slots]
 
 
 def owned_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -139,8 +159,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
     def _save_overwritten(self, args: tuple[Any, ...]) -> None:
-        for arg in args[:1]:  # in-place operations write their first argument
-            if isinstance(arg, Tensor) and not pytree.tree_any(_is_fake, arg):
+        for arg in pytree.tree_leaves(args[:1]):  # in-place operations write their first argument
+            if isinstance(arg, Tensor) and not isinstance(arg, FakeTensor):
                 owner = self._parameters.pop(arg.untyped_storage()._cdata, None)
                 if owner is not None:
                     self._overwritten.append((owner, owner.detach().clone()))
@@ -163,10 +183,6 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             after.remove()
             for owner, saved in self._overwritten:
                 owner.data.copy_(saved)
-
-
-def _is_fake(value: object) -> bool:
-    return isinstance(value, torch._subclasses.fake_tensor.FakeTensor)
 
 
 def _filled(value: Callable[..., Any]) -> Callable[..., Any]:
@@ -199,69 +215,6 @@ SETTLED: dict[str, Callable[..., Any]] = {
     "randn": _made(0.0),
     "randn_like": _made(0.0),
 }
-
-
-@contextlib.contextmanager
-def unchanged(model: nn.Module) -> Iterator[None]:
-    """Put everything back that a forward pass may leave behind: attributes, buffers, generators.
-
-    Forward passes cache tensors in attributes, some with fake tensors in them; the next real pass
-    would then crash. Containers keep their identity and get their old contents.
-    """
-    attributes = [(m, dict(m.__dict__), _containers(m)) for m in model.modules()]
-    buffers = [(b, b.detach().clone()) for b in model.buffers() if not b.is_meta]
-    python, numpy_state = random.getstate(), numpy.random.get_state()
-    with torch.random.fork_rng(devices=_cuda_devices(model)):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            numpy.random.set_state(numpy_state)
-            for module, attribute, containers in attributes:
-                module.__dict__.clear()
-                module.__dict__.update(attribute)
-                for key, content in containers.items():
-                    _refill(attribute[key], content)
-            for buffer, saved in buffers:
-                if not _same_bits(buffer, saved):
-                    with torch.no_grad():
-                        buffer.copy_(saved)
-
-
-def _containers(module: nn.Module) -> dict[str, Any]:
-    return {
-        key: copy.copy(value)
-        for key, value in module.__dict__.items()
-        if isinstance(value, dict | list | set)
-    }
-
-
-def _refill(container: Any, content: Any) -> None:
-    if container == content if isinstance(content, set) else _same_items(container, content):
-        return
-    container.clear()
-    if isinstance(container, list):
-        container.extend(content)
-    else:
-        container.update(content)
-
-
-def _same_items(a: Any, b: Any) -> bool:
-    if len(a) != len(b):
-        return False
-    if isinstance(a, list):
-        return all(x is y for x, y in zip(a, b, strict=True))
-    pairs = zip(a.items(), b.items(), strict=True)
-    return all(k is j and v is w for (k, v), (j, w) in pairs)
-
-
-def _same_bits(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
-
-
-def _cuda_devices(model: nn.Module) -> list[int]:
-    found = {t.device.index or 0 for t in model.parameters() if t.device.type == "cuda"}
-    return sorted(found)
 
 
 def clone_inputs(call: Call) -> Call:
@@ -310,7 +263,11 @@ def record(
             started(recorder)
         stack.enter_context(recorder.running())
         result = model(*args, **kwargs)
-    return Recording(recorder.ops, tensors_in((args, kwargs)), tensors_in(result), recorder.random)
+    given = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+    found = tensors_in(result)
+    if not found:
+        raise ValueError(f"it returns {type(result).__name__}, in which there is no tensor")
+    return Recording(recorder.ops, given, found, recorder.random)
 
 
 @contextlib.contextmanager

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from typing import SupportsFloat, SupportsIndex, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +23,8 @@ from gnomon.ops.context import Role
 from gnomon.plan import AttributeEdit, DimEdit, Plan, TensorEdit, WidthChange
 from gnomon.rules import R2R, Rule
 from gnomon.tape import owned_tensors
+
+MOST_CHANNELS = 1 << 24  # beyond this a request is a slip of the keyboard
 
 
 @dataclass(frozen=True)
@@ -45,16 +49,18 @@ class Widen:
         chosen = {name: value for name, value in given.items() if value is not None}
         if len(chosen) != 1:
             raise ValueError(f"give exactly one of by=, to=, add= (got {chosen or 'none'})")
-        if self.by is not None and not (math.isfinite(self.by) and self.by > 1):
-            raise ValueError(f"by must be a finite factor above 1, not {self.by}")
+        if self.by is not None:
+            object.__setattr__(self, "by", _factor(self.by))
         for name in ("to", "add"):
-            value = given[name]
-            if value is not None and (isinstance(value, bool) or value != int(value) or value < 1):
-                raise ValueError(f"{name} must be a whole number of channels above 0, not {value}")
+            if given[name] is not None:
+                object.__setattr__(self, name, _count(name, given[name]))
         if not isinstance(self.rule, Rule):
             raise ValueError(f"rule must be a rule such as R2R(), not {self.rule!r}")
-        if not self.patterns or not all(isinstance(p, str) for p in self.patterns):
-            raise ValueError("where must name at least one group, path, prefix or glob")
+        named = isinstance(self.where, str | Sequence) and len(self.patterns) > 0
+        if not named or not all(isinstance(p, str) for p in self.patterns):
+            raise ValueError(
+                f"where must name groups, paths, prefixes or globs, not {self.where!r}"
+            )
 
     @property
     def patterns(self) -> tuple[str, ...]:
@@ -110,6 +116,10 @@ class Widen:
                 f"'{group.name}' is averaged together with {missing}: name them too, with Net2Net()"
             )
         asked = self.asked(group.width)
+        if asked > MOST_CHANNELS:
+            raise Unsupported(
+                f"'{group.name}' cannot have {asked} channels (at most {MOST_CHANNELS})"
+            )
         k = -(-(asked - group.width) // group.step)
         if k < 1:
             raise Unsupported(f"'{group.name}' is {group.width} wide already; asked {asked}")
@@ -120,6 +130,22 @@ class Widen:
         except CannotPreserve as refusal:
             raise CannotPreserve(f"'{group.name}' cannot grow by {self}: {refusal}") from None
         return e, WidthChange(group.name, group.width, asked, (n + k) * group.step)
+
+
+def _factor(value: object) -> float:
+    if isinstance(value, bool | complex | str) or not isinstance(value, SupportsFloat):
+        raise ValueError(f"by must be a number above 1, not {value!r}")
+    factor = float(value)
+    if not (math.isfinite(factor) and factor > 1):
+        raise ValueError(f"by must be a finite factor above 1, not {value!r}")
+    return factor
+
+
+def _count(name: str, value: object) -> int:
+    whole = isinstance(value, SupportsIndex) and not isinstance(value, bool)
+    if not whole or operator.index(cast(SupportsIndex, value)) < 1:
+        raise ValueError(f"{name} must be a whole number of channels above 0, not {value!r}")
+    return operator.index(cast(SupportsIndex, value))
 
 
 def select(
@@ -302,7 +328,13 @@ class _Planner:
             whole = form(axis, names)
             new = whole.grown(plan.sizes)
             held = module.__dict__.get(name)
-            if whole.names() and type(held) is int and held == whole.size and held != new:
+            if (
+                id(module) in paths
+                and whole.names()
+                and type(held) is int
+                and held == whole.size
+                and held != new
+            ):
                 path = paths[id(module)]
                 found[path, name] = AttributeEdit(path, name, held, new)
         return found

@@ -212,7 +212,14 @@ class Context:
             if rule is None:
                 raise Misfit(f"no rule for {op.name}")
             rule(self, op)
-        except (Misfit, ValueError, IndexError, TypeError, AttributeError, KeyError) as fault:
+        except (
+            Misfit,
+            LookupError,
+            ValueError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+        ) as fault:
             self._freeze(op, str(fault) if isinstance(fault, Misfit) else f"{op.name} ({fault})")
         self._default_uses(op, inputs)
         made_of_parameters = bool(inputs) and all(

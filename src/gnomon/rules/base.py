@@ -94,14 +94,20 @@ def halves(columns: Tensor, e: Embedding, draw: Draw, *, uneven: bool) -> Tensor
             continue
         left = columns[:, signals[is_old]]
         for copy in channels[is_old].T[:-1]:
-            part = (
-                0.5 * draw.below(2, left.shape) + 0.5 * draw.below(2, left.shape) if uneven else 0.5
-            )
+            part = _uneven_parts(left, draw) if uneven else torch.tensor(0.5)
             taken = left * part
             shares[:, copy] = taken
             left = left - taken
         shares[:, channels[is_old][:, -1]] = left
     return shares
+
+
+def _uneven_parts(columns: Tensor, draw: Draw) -> Tensor:
+    """0, a half or 1 for each entry; never a half for all entries of a column."""
+    coins = draw.below(2, (2, *columns.shape))
+    alike = (coins[0] != coins[1]).all(2).all(0)
+    coins[1, 0, :, 0] = torch.where(alike, coins[0, 0, :, 0], coins[1, 0, :, 0])
+    return coins.sum(0) / 2
 
 
 def on_grid(values: Tensor) -> Tensor:
