@@ -29,6 +29,11 @@ def save(grower: Grower, path: str | os.PathLike[str]) -> None:
     Tensors that share memory are written once. Raises BadCheckpoint if the file cannot be written.
     """
     target = Path(path)
+    if not grower.complete:
+        raise BadCheckpoint(
+            "another grower changed this model in between, so this one's history cannot rebuild "
+            "it: use one Grower for all growth of a model"
+        )
     tensors, aliases = _state(grower.model)
     meta = {
         "format": _FORMAT,

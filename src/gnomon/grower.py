@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
+from gnomon.algebra import prove_algebra
 from gnomon.axes import Axis
 from gnomon.errors import InUse, Stale, Unsupported
 from gnomon.groups import Analysis, Group, analyse
@@ -22,6 +23,7 @@ from gnomon.ops.context import OpRule
 from gnomon.optimizers import check_optimizers
 from gnomon.plan import Plan
 from gnomon.repair import Prediction, repair
+from gnomon.statistics import measure_statistics, write_statistics
 from gnomon.surgery import Surgery, operate, undone_on_error
 from gnomon.tape import calls_of, owned_tensors
 from gnomon.verify import (
@@ -31,10 +33,7 @@ from gnomon.verify import (
     answers,
     check_comparable,
     compare,
-    measure_statistics,
-    prove_algebra,
     varied,
-    write_statistics,
 )
 
 logger = logging.getLogger("gnomon")
@@ -146,6 +145,8 @@ class Grower:
         self._analysis: Analysis | None = None
         self._structure = ""
         self._analyse()
+        self._known = self._structure
+        self.complete = True  # whether `history` holds all growth since this grower was made
 
     @property
     def analysis(self) -> Analysis:
@@ -171,7 +172,8 @@ class Grower:
         if isinstance(seed, bool) or not isinstance(seed, int):
             raise ValueError(f"seed must be a whole number, not {seed!r}")
         analysis = self.analysis
-        return morph.plan(self.model, analysis, fingerprint(self._structure, analysis), seed)
+        with torch.device("cpu"):  # whatever the default device is
+            return morph.plan(self.model, analysis, fingerprint(self._structure, analysis), seed)
 
     def grow(self, what: Plan | Morph, *, seed: int = 0, proof: ProofKind = "full") -> Receipt:
         """Grow in place, prove it, and return the receipt; or undo everything and raise.
@@ -189,13 +191,15 @@ class Grower:
         plan = what if isinstance(what, Plan) else self.plan(what, seed)
         planned = time.perf_counter()
         self._check(plan, analysis)
+        self.complete &= self._structure == self._known
         before = self._before() if proof == "full" else None
         surgery = Surgery()
         with undone_on_error(surgery):
-            operate(self.model, plan, self._optimizers, surgery)
+            with torch.device("cpu"):
+                operate(self.model, plan, self._optimizers, surgery)
             plan, shown = self._prove(plan, analysis, surgery, before)
         done = time.perf_counter()
-        self._analysis = None
+        self._analysis, self._known = None, structure(self.model)
         self.history = (*self.history, plan)
         proving = done - planned - surgery.seconds - surgery.drawing
         seconds = Seconds(
@@ -233,9 +237,10 @@ class Grower:
         repaired = repair(self.model, self._calls, prediction, surgery)
         if repaired:
             plan = replace(plan, attributes=(*plan.attributes, *repaired))
-        with torch.no_grad():
-            write_statistics(self.model, plan, measure_statistics(self.model, self._calls, plan))
-        prove_algebra(self.model, plan, surgery)
+        measured = measure_statistics(self.model, self._calls, plan)
+        with torch.no_grad(), torch.device("cpu"):
+            write_statistics(self.model, plan, measured)
+            prove_algebra(self.model, plan, surgery)
         if before is None:
             return plan, Proof(float("nan"), None, None)
         shown = compare(before, answers(self.model, varied(self._calls)))

@@ -2,8 +2,8 @@
 
 New entries are neither frozen nor kicked. A fused optimizer has one step count per tensor, so a
 new entry gets no bias correction: with zero moments Adam would move it up to 6.6 times too far.
-Therefore second moments of new entries start at the tensor's mean, and are raised to the square
-of the first gradient that is larger, at the first step where there is one.
+Therefore second moments of new entries start at the tensor's mean, and follow their own first
+gradients as soon as there are any.
 """
 
 from __future__ import annotations
@@ -135,15 +135,19 @@ def _fresh_index(
 
 
 class FirstGradients:
-    """Raises second moments of new entries to their first gradient's square, then goes away.
+    """Fits second moments of new entries to the gradients of their first steps.
 
-    A hook that runs before every step of the optimizer. It holds one mask per grown parameter
-    until every new entry has had a gradient, and does nothing afterwards. Losing it (a pickled
-    optimizer has no hooks) costs only this refinement.
+    A hook that runs before every step of the optimizer. At the first one the moment of a new entry
+    becomes its gradient's square; in the following ones it is raised to every larger square, which
+    bounds the step by the learning rate while gradients still grow from zero (NetMorph's do).
+    After HOLD steps the hook is idle. Losing it earlier (a pickled optimizer has no hooks) leaves
+    the tensor's mean, or what was reached.
     """
 
+    HOLD = 100  # steps; by then new readers have grown to the size of old ones
+
     def __init__(self) -> None:
-        self._waiting: dict[Tensor, Tensor] = {}
+        self._waiting: dict[Tensor, tuple[Tensor, int]] = {}
 
     @staticmethod
     def of(optimizer: Optimizer) -> tuple[FirstGradients, Callable[[], None]]:
@@ -155,33 +159,29 @@ class FirstGradients:
         return hook, optimizer.register_step_pre_hook(hook).remove
 
     def __call__(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        for parameter, waiting in list(self._waiting.items()):
+        groups = {id(p): g for g in optimizer.param_groups for p in g["params"]}
+        for parameter, (new, steps) in list(self._waiting.items()):
             gradient = parameter.grad
-            if gradient is not None and not gradient.is_sparse:
-                self._raise(optimizer, parameter, gradient, waiting)
-
-    def _raise(
-        self, optimizer: Optimizer, parameter: Tensor, gradient: Tensor, waiting: Tensor
-    ) -> None:
-        seen = waiting & (gradient != 0)
-        square = torch.where(seen, gradient * gradient, 0)
-        for key in _RAISED:
-            moment = optimizer.state.get(parameter, {}).get(key)
-            if moment is not None:
-                torch.maximum(moment, square.to(moment), out=moment)
-        waiting &= ~seen
-        if not bool(waiting.any()):
-            del self._waiting[parameter]
+            if gradient is None or gradient.is_sparse or id(parameter) not in groups:
+                continue
+            state = optimizer.state.get(parameter, {})
+            square = gradient * gradient * _correction(state, groups[id(parameter)])
+            for key in _RAISED:
+                moment = state.get(key)
+                if moment is not None:
+                    least = square if not steps else torch.maximum(moment, square.to(moment))
+                    moment.copy_(torch.where(new, least.to(moment), moment))
+            self._waiting[parameter] = new, steps + 1
+            if steps + 1 >= self.HOLD:
+                del self._waiting[parameter]
 
     def watch(self, parameter: Tensor, edit: TensorEdit, plan: Plan) -> Callable[[], None]:
         """Wait for the first gradients of a grown parameter's new entries. Returns the undo."""
         before = self._waiting.get(parameter)
         new = torch.zeros(plan.grown_shape(edit), dtype=torch.bool, device=parameter.device)
-        if before is not None:
-            new = carried(before.float(), edit, plan, degree=0, start=0.0) > 0
         for dim, index in _fresh_index(edit, plan, parameter.device):
             new.index_fill_(dim, index, True)
-        self._waiting[parameter] = new
+        self._waiting[parameter] = new, 0
 
         def undo() -> None:
             del self._waiting[parameter]
@@ -189,3 +189,10 @@ class FirstGradients:
                 self._waiting[parameter] = before
 
         return undo
+
+
+def _correction(state: Mapping[str, Any], group: Mapping[str, Any]) -> float:
+    """What Adam will divide second moments by in the coming step; 1 for RMSprop."""
+    if "exp_avg_sq" not in state or "betas" not in group:
+        return 1.0
+    return float(1 - group["betas"][1] ** (float(state.get("step", 0)) + 1))

@@ -129,7 +129,8 @@ class Plan:
         Raises BadCheckpoint if the text is not such a plan.
         """
         try:
-            return _from_data(json.loads(text), {**RULES, **{r.__name__: r for r in rules}})
+            with torch.device("cpu"):
+                return _from_data(json.loads(text), {**RULES, **{r.__name__: r for r in rules}})
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as fault:
             raise BadCheckpoint(f"not a plan of gnomon ({type(fault).__name__}: {fault})") from None
 

@@ -24,6 +24,8 @@ from gnomon.plan import AttributeEdit
 from gnomon.surgery import Surgery, set_attribute
 from gnomon.tape import Call, Recorder, Recording, record
 
+_COPIES = ("clone", "as_strided_", "contiguous", "alias", "empty_like")
+_SYNONYMS = {"_unsafe_view": "view", "_reshape_alias": "view", "reshape": "view"}
 _FILLS = ("fill_", "scalar_tensor", "full_like")
 _TRIES = 400  # recordings of the grown model before the search gives up
 
@@ -58,7 +60,8 @@ class Prediction:
         self.analysis = analysis
         self._names = {leaf: str(i) for i, leaf in enumerate(sizes)}
         self._sizes = {self._names[leaf]: size for leaf, size in sizes.items()}
-        self.tapes = [[self._expect(op) for op in r.ops] for r in analysis.recordings]
+        self.ops = [essential(r.ops) for r in analysis.recordings]
+        self.tapes = [[self._expect(op) for op in ops] for ops in self.ops]
 
     def size(self, axis: Axis) -> int:
         """The grown size of an axis."""
@@ -67,7 +70,7 @@ class Prediction:
     def _expect(self, op: Op) -> Expected:
         t = self.analysis.context
         shapes = tuple(tuple(self.size(a) for a in t.axes(o)) for o in op.outputs)
-        return Expected(op.name, shapes, constants(op))
+        return Expected(_SYNONYMS.get(op.name, op.name), shapes, constants(op))
 
     def difference(self, model: nn.Module, calls: Sequence[Call]) -> Difference | None:
         """Record the model as it is now and compare."""
@@ -80,14 +83,15 @@ class Prediction:
 
     def _compare(self, i: int, model: nn.Module, call: Call, training: bool) -> Difference | None:
         fault, recording = attempt(model, call, training=training, fake=self.analysis.fake)
-        for position, (wanted, op) in enumerate(zip(self.tapes[i], recording.ops, strict=False)):
+        ran = essential(recording.ops)
+        for position, (wanted, op) in enumerate(zip(self.tapes[i], ran, strict=False)):
             problem = _problem(wanted, op)
             if problem:
                 return Difference(i, position, problem)
         if fault is not None:
-            return Difference(i, len(recording.ops), f"{type(fault).__name__}: {str(fault)[:160]}")
-        if len(recording.ops) != len(self.tapes[i]):
-            return Difference(i, min(len(recording.ops), len(self.tapes[i])), "other operations")
+            return Difference(i, len(ran), f"{type(fault).__name__}: {str(fault)[:160]}")
+        if len(ran) != len(self.tapes[i]):
+            return Difference(i, min(len(ran), len(self.tapes[i])), "other operations")
         return None
 
 
@@ -103,6 +107,11 @@ def attempt(
         return fault, Recording(ops, [], [])
 
 
+def essential(ops: Sequence[Op]) -> list[Op]:
+    """The operations that compute: copies come and go with strides, which growth changes."""
+    return [op for op in ops if op.name not in _COPIES]
+
+
 def constants(op: Op) -> tuple[object, ...]:
     """The floats of an operation, and the integers of a pointwise one: widths may hide in them."""
     counts = torch.Tag.pointwise in op.func.tags or op.name in _FILLS
@@ -114,7 +123,7 @@ def constants(op: Op) -> tuple[object, ...]:
 
 
 def _problem(wanted: Expected, op: Op) -> str:
-    if op.name != wanted.name:
+    if _SYNONYMS.get(op.name, op.name) != wanted.name:
         return f"{wanted.name} expected, {op.name} ran"
     shapes = tuple(tuple(o.shape) for o in op.outputs)
     if shapes != wanted.shapes:
@@ -179,7 +188,7 @@ def _candidates(
 ) -> Iterator[list[AttributeEdit]]:
     """Attributes that could explain the difference, nearest module first; alone, then with all
     modules of the same class that hold the same value."""
-    ops = prediction.analysis.recordings[here.recording].ops
+    ops = prediction.ops[here.recording]
     paths = {id(m): name for name, m in model.named_modules()}
     tried: set[tuple[str, str, Any]] = set()
     for position in range(min(here.position, len(ops) - 1), max(-1, here.position - 4), -1):
@@ -257,7 +266,7 @@ def _explanations(
 
 
 def _refusal(model: nn.Module, prediction: Prediction, here: Difference) -> Unsupported:
-    ops = prediction.analysis.recordings[here.recording].ops
+    ops = prediction.ops[here.recording]
     path = ops[min(here.position, len(ops) - 1)].path if ops else ()
     paths = {id(m): name for name, m in model.named_modules()}
     where = paths.get(id(path[-1]), "") if path else ""

@@ -26,7 +26,7 @@ class Screen:
         self._tasks: dict[str, TaskID] = {}
         self._progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=28),
+            BarColumn(bar_width=20),
             TextColumn("{task.fields[state]}"),
             TimeElapsedColumn(),
             console=console,
@@ -48,10 +48,9 @@ class Screen:
     def started(self, arm: str, parameters: int, epochs: int) -> None:
         """Open a line for an arm."""
         self._epochs = epochs
-        description = f"{arm:<8}{parameters:>10,} parameters"
-        self._tasks[arm] = self._progress.add_task(description, total=epochs, state="")
+        self._tasks[arm] = self._progress.add_task(f"{arm:<8}", total=epochs, state="")
         if not self.console.is_terminal:
-            self.console.print(description)
+            self.console.print(f"{arm}: {parameters:,} parameters, {epochs} epochs")
 
     def measured(self, arm: str, point: Measured) -> None:
         """Move the line of an arm on."""

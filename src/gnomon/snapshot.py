@@ -17,6 +17,7 @@ from typing import Any
 import numpy
 import torch
 from torch import Tensor, nn
+from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 
 _PLAIN = (int, float, complex, str, bytes, bool, type(None), type, torch.dtype, torch.device)
 _Restore = Callable[[], None]
@@ -32,7 +33,9 @@ def unchanged(model: nn.Module) -> Iterator[None]:
         snapshot.keep_storage(parameter)
     python, numpy_state = random.getstate(), numpy.random.get_state()
     devices = {t.device.index or 0 for t in model.parameters() if t.device.type == "cuda"}
-    with torch.random.fork_rng(devices=sorted(devices)):
+    # A loss that is still alive counts writes to what it saved; ours are taken back.
+    counters = _unsafe_preserve_version_counter((*model.parameters(), *model.buffers()))
+    with counters, torch.random.fork_rng(devices=sorted(devices)):
         try:
             yield
         finally:

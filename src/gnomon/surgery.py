@@ -53,6 +53,7 @@ def operate(
     owned = owned_tensors(model)
     for edit in plan.edits:
         _check(owned, edit)
+    _refuse_shared_memory(owned, plan.edits)
     for optimizer in optimizers:
         check_state(optimizer)
     refuse_live_graph([(e.name, owned[e.name]) for e in plan.edits])
@@ -88,6 +89,24 @@ def resize(model: nn.Module, plan: Plan) -> None:
         set_attribute(model, surgery, attribute)
 
 
+_GROWING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def _refuse_shared_memory(owned: dict[str, Tensor], edits: Sequence[TensorEdit]) -> None:
+    """Different tensors over one memory would silently come apart."""
+    homes: dict[int, str] = {}
+    growing = {edit.name for edit in edits}
+    for name, tensor in owned.items():
+        if tensor.is_meta or tensor.layout != torch.strided or not tensor.numel():
+            continue
+        other = homes.setdefault(tensor.untyped_storage().data_ptr(), name)
+        if other != name and growing & {name, other}:
+            raise Unsupported(
+                f"'{name}' and '{other}' share memory but are not the same Parameter, so growing "
+                f"would untie them: tie them by assignment (a.weight = b.weight) first"
+            )
+
+
 def _check(owned: dict[str, Tensor], edit: TensorEdit) -> None:
     if edit.name not in owned:
         raise Stale(f"the plan edits '{edit.name}', which this model does not have: plan again")
@@ -97,7 +116,7 @@ def _check(owned: dict[str, Tensor], edit: TensorEdit) -> None:
             f"'{edit.name}' has shape {tuple(tensor.shape)}, but the plan was made for "
             f"{edit.shape}: plan again"
         )
-    if not tensor.is_floating_point() or tensor.layout != torch.strided:
+    if tensor.dtype not in _GROWING or tensor.layout != torch.strided:
         raise Unsupported(
             f"'{edit.name}' is {tensor.dtype}, {tensor.layout}: only dense floats grow"
         )
@@ -106,10 +125,16 @@ def _check(owned: dict[str, Tensor], edit: TensorEdit) -> None:
 def refuse_live_graph(tensors: Sequence[tuple[str, Tensor]]) -> None:
     """Raise InUse if an autograd graph still holds one of these parameters.
 
+    (A frozen parameter has no such node: a loss that goes through it is not noticed.)
+
     A parameter's AccumulateGrad node lives as long as some graph refers to it. So: fetch the node,
     mark it, drop it, fetch again. If the mark is still there, somebody else holds the node.
     """
     for name, tensor in tensors:
+        if tensor.is_inference():
+            raise Unsupported(
+                f"'{name}' was made in inference_mode and cannot be changed: clone it"
+            )
         if not (isinstance(tensor, nn.Parameter) and tensor.requires_grad):
             continue
         _accumulator(tensor).metadata["gnomon"] = True

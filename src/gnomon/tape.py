@@ -57,17 +57,16 @@ def calls_of(example_inputs: object) -> list[Call]:
             calls.append(((), dict(one)))
         else:
             calls.append(((one,), {}))
-    if not calls or not all(any_tensor(call) for call in calls):
+    if not calls or not all(_tensors_only(call) for call in calls):
         raise Unsupported(
-            f"example_inputs must hold tensors, not {type(example_inputs).__name__}: give a "
+            f"no tensor is found in example_inputs ({type(example_inputs).__name__}): give a "
             f"tensor, a tuple (positional), a dict (keywords), or a list of these (several calls)"
         )
     return calls
 
 
-def any_tensor(call: Call) -> bool:
-    """Whether a call holds a tensor at all."""
-    return any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(call))
+def _tensors_only(value: object) -> list[Tensor]:
+    return [x for x in pytree.tree_leaves(value) if isinstance(x, Tensor)]
 
 
 def tensors_in(value: object) -> list[Tensor]:
@@ -241,7 +240,11 @@ def record(
     Raises whatever the forward raises.
     """
     with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))  # composite operations hide in it
         stack.enter_context(torch.no_grad())
+        for device in {p.device.type for p in model.parameters()} | {"cpu"}:
+            if torch.amp.autocast_mode.is_autocast_available(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
         stack.enter_context(unchanged(model))
         fast_path = torch.backends.mha.get_fastpath_enabled()  # one opaque operation otherwise
         stack.callback(torch.backends.mha.set_fastpath_enabled, fast_path)
@@ -258,15 +261,18 @@ def record(
             )
             stack.enter_context(mode)
         model.train(training)
+        given = _tensors_only((args, kwargs))  # before the pass: it may take the inputs apart
         recorder = Recorder(model, fake=fake, keep=keep, on_op=on_op)
         if started is not None:
             started(recorder)
         stack.enter_context(recorder.running())
         result = model(*args, **kwargs)
-    given = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
     found = tensors_in(result)
     if not found:
-        raise ValueError(f"it returns {type(result).__name__}, in which there is no tensor")
+        raise Unsupported(
+            f"the model returns {type(result).__name__}, in which there is no tensor: nothing "
+            f"could be proved of it. Give a wrapper whose forward returns its tensors"
+        )
     return Recording(recorder.ops, given, found, recorder.random)
 
 

@@ -1,11 +1,11 @@
 """Tiny tasks and tiny folders of parquet files, so that no test needs real data or a network."""
 
-import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from tiny_parquet import write_parquet
 
 from gnomon.lab.tasks import Split, Task
 
@@ -33,27 +33,6 @@ def cache(tmp_path, monkeypatch) -> Path:
     """A cache folder of this test alone."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "gnomon"
-
-
-def png(pixels: np.ndarray) -> dict[str, object]:
-    """Return pixels as a cell of an image column: lossless, so arrays can be compared."""
-    image = pytest.importorskip("PIL.Image")
-    buffer = io.BytesIO()
-    image.fromarray(pixels).save(buffer, "PNG")
-    return {"bytes": buffer.getvalue(), "path": None}
-
-
-def write_parquet(path: Path, images: np.ndarray, labels: list[int], **columns: str) -> None:
-    """Write images (N, height, width[, 3]) and labels; `image=` and `label=` rename the columns."""
-    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-    table = arrow.table(
-        {
-            columns.get("image", "image"): [png(pixels) for pixels in images],
-            columns.get("label", "label"): labels,
-        }
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    parquet.write_table(table, path)
 
 
 @pytest.fixture

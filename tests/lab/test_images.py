@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("datasets")
 pytest.importorskip("PIL")
 
-from conftest import write_parquet
+from tiny_parquet import write_parquet
 
 from gnomon.lab import images
 from gnomon.lab.errors import LabError, MissingExtra

@@ -65,9 +65,9 @@ class Preset:
 def preset(task: Task) -> Preset:
     """Choose by the images: a tiny DigitsNet for grey ones, ResNetCifar18(1/8) for colour."""
     if task.channels == 1:
-        chosen = Preset(_digits_net, Recipe(epochs=8, lr=1e-2), by=4.0)
+        chosen = Preset(_digits_net, Recipe(epochs=8), by=4.0)
         if task.name == "digits":
-            recipe = replace(chosen.recipe, epochs=80, batch=64)
+            recipe = replace(chosen.recipe, epochs=60, batch=32)
             return replace(chosen, recipe=recipe, threads=1)
         return chosen
     return Preset(_resnet_cifar, Recipe(epochs=10), by=1.5)

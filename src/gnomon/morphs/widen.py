@@ -9,20 +9,16 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import SupportsFloat, SupportsIndex, cast
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from gnomon.axes import Axis, factors, form, leaves, resolve, segments
+from gnomon.axes import Axis, factors, leaves, resolve, segments
 from gnomon.draw import Draw
 from gnomon.embedding import Embedding
 from gnomon.errors import CannotPreserve, GrowthError, NoSuchGroup, Unsupported
-from gnomon.flops import grown_flops
-from gnomon.groups import Analysis, Group, fill_of
-from gnomon.layers import sizes_of
-from gnomon.ops.context import Role
-from gnomon.plan import AttributeEdit, DimEdit, Plan, TensorEdit, WidthChange
+from gnomon.groups import Analysis, Group
+from gnomon.morphs.edits import Planner
+from gnomon.plan import Plan, WidthChange
 from gnomon.rules import R2R, Rule
-from gnomon.tape import owned_tensors
 
 MOST_CHANNELS = 1 << 24  # beyond this a request is a slip of the keyboard
 
@@ -79,8 +75,9 @@ class Widen:
         amount = next(
             f"{n}={v}" for n in ("by", "to", "add") if (v := getattr(self, n)) is not None
         )
-        where = self.where if isinstance(self.where, str) else f"{len(self.patterns)} names"
-        return f"Widen({where!r}, {amount}, rule={self.rule!r})"
+        some = ", ".join(map(repr, self.patterns[:2])) + (", ..." if self.patterns[2:] else "")
+        where = repr(self.where) if isinstance(self.where, str) else f"[{some}]"
+        return f"Widen({where}, {amount}, rule={self.rule!r})"
 
     def plan(self, model: nn.Module, analysis: Analysis, fingerprint: str, seed: int) -> Plan:
         """The edits on this model. Raises GrowthError where something named exactly cannot grow."""
@@ -105,7 +102,7 @@ class Widen:
         if not embeddings:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped[:8])
             raise Unsupported(f"nothing under {list(self.patterns)} can grow by {self}. {reasons}")
-        return _Planner(model, analysis, embeddings, self.rule).plan(
+        return Planner(model, analysis, embeddings, self.rule).plan(
             str(self), seed, fingerprint, tuple(widths), tuple(skipped)
         )
 
@@ -218,169 +215,3 @@ def _mark_outer(axis: Axis, growing: Mapping[Axis, Group], outer: set[Axis]) -> 
                 outer.update(found)
             inner = inner or bool(found)
             _mark_outer(part, growing, outer)
-
-
-@dataclass
-class _Planner:
-    """Turns the embeddings of leaves into edits of tensors and attributes."""
-
-    model: nn.Module
-    analysis: Analysis
-    embeddings: dict[str, Embedding]
-    rule: Rule
-
-    def plan(
-        self,
-        morph: str,
-        seed: int,
-        fingerprint: str,
-        widths: tuple[WidthChange, ...],
-        skipped: tuple[tuple[str, str], ...],
-    ) -> Plan:
-        owned = owned_tensors(self.model)
-        edits = tuple(e for name, x in owned.items() if (e := self._edit(name, x)) is not None)
-        plan = Plan(
-            morph, self.rule, seed, fingerprint, self.embeddings, edits, (), widths, skipped
-        )
-        shapes = {edit.name: plan.grown_shape(edit) for edit in edits}
-        before = sum(p.numel() for p in self.model.parameters())
-        added = sum(
-            math.prod(shapes[e.name]) - math.prod(e.shape)
-            for e in edits
-            if isinstance(owned[e.name], nn.Parameter)
-        )
-        return Plan(
-            morph, self.rule, seed, fingerprint, self.embeddings, edits,
-            attributes=tuple(self._attributes(shapes, plan)),
-            widths=widths,
-            skipped=skipped,
-            changed=tuple(e.name for e in edits if _changes_old(plan, e)),
-            notes=self._notes(),
-            parameters=(before, before + added),
-            flops=grown_flops(self.analysis, self._sizes()),
-        )  # fmt: skip
-
-    def _sizes(self) -> dict[Axis, int]:
-        by_name = {g.name: g.leaf for g in self.analysis.groups}
-        return {by_name[name]: e.size for name, e in self.embeddings.items()}
-
-    def _edit(self, name: str, tensor: Tensor) -> TensorEdit | None:
-        groups = [g for g in self.analysis.groups if g.name in self.embeddings]
-        names = {g.leaf: g.name for g in groups}
-        dims = []
-        for dim, axis in enumerate(self.analysis.context.dims[name]):
-            whole = form(axis, names)
-            if whole.names():
-                dims.append(DimEdit(dim, self._role(name, dim, whole.names()), whole))
-        if not dims or name not in self.analysis.context.used:
-            return None
-        fill = fill_of(self.analysis.context, name, [d.role for d in dims], tensor)
-        return TensorEdit(
-            name, tuple(dims), tuple(tensor.shape), self._std(name, tensor, dims), fill
-        )
-
-    def _role(self, name: str, dim: int, growing: set[str]) -> Role:
-        roles = {
-            slot.role
-            for group in self.analysis.groups
-            if group.name in growing
-            for slot in group.slots
-            if slot.name == name and slot.dim == dim
-        }
-        return "read" if "read" in roles else "write" if "write" in roles else "follow"
-
-    def _std(self, name: str, tensor: Tensor, dims: list[DimEdit]) -> float:
-        """The spread of new weights; of a tensor of equal entries, He's."""
-        if tensor.is_meta:
-            return 1.0
-        matched = _spread(tensor)
-        if not math.isfinite(matched):
-            raise Unsupported(
-                f"'{name}' holds NaN or infinite weights: nothing can be proved of it"
-            )
-        if tensor.dim() < 2 or (self.rule.init == "matched" and matched > 0):
-            return matched
-        fan_in = tensor.numel() // tensor.shape[0]
-        return math.sqrt(2 / fan_in)
-
-    def _attributes(self, shapes: Mapping[str, tuple[int, ...]], plan: Plan) -> list[AttributeEdit]:
-        groups = self._operation_attributes(plan)
-        edits = {(path, name): edit for (path, name), edit in groups.items()}
-        for path, module in self.model.named_modules():
-            own = _own_shapes(path, module, shapes)
-            if own is None:
-                continue
-            changed = groups.get((path, "groups"))
-            conv_groups = changed.new if changed else module.__dict__.get("groups", 1)
-            assert isinstance(conv_groups, int)
-            for name, new in sizes_of(module, own, conv_groups).items():
-                old = module.__dict__.get(name)
-                if isinstance(old, int | tuple) and old != new:
-                    edits[path, name] = AttributeEdit(path, name, old, new)
-        return list(edits.values())
-
-    def _operation_attributes(self, plan: Plan) -> dict[tuple[str, str], AttributeEdit]:
-        """Integer arguments of operations that grow: conv groups, norm groups."""
-        names = {g.leaf: g.name for g in self.analysis.groups if g.name in self.embeddings}
-        paths = {id(m): path for path, m in self.model.named_modules()}
-        found = {}
-        for module, name, axis in self.analysis.context.attributes:
-            whole = form(axis, names)
-            new = whole.grown(plan.sizes)
-            held = module.__dict__.get(name)
-            if (
-                id(module) in paths
-                and whole.names()
-                and type(held) is int
-                and held == whole.size
-                and held != new
-            ):
-                path = paths[id(module)]
-                found[path, name] = AttributeEdit(path, name, held, new)
-        return found
-
-    def _notes(self) -> tuple[str, ...]:
-        notes = []
-        if self.analysis.random:
-            drawn = ", ".join(self.analysis.random)
-            notes.append(f"random operations are set to their mean for the proof: {drawn}")
-        if self.analysis.unreached:
-            some = ", ".join(self.analysis.unreached[:3])
-            notes.append(f"{len(self.analysis.unreached)} parameters are never reached: {some}")
-        return tuple(notes)
-
-
-def _own_shapes(
-    path: str, module: nn.Module, shapes: Mapping[str, tuple[int, ...]]
-) -> dict[str, tuple[int, ...]] | None:
-    """The shapes of a module's tensors after growth, or None if none of them grows."""
-    prefix = f"{path}." if path else ""
-    own = {
-        key: shapes.get(prefix + key, tuple(x.shape))
-        for key, x in [*module._parameters.items(), *module._buffers.items()]
-        if x is not None
-    }
-    grows = any(prefix + key in shapes for key in own)
-    for name, shape in shapes.items():  # a parametrized weight has its original's shape
-        key, _, original = name.removeprefix(prefix + "parametrizations.").rpartition(".")
-        if name.startswith(prefix + "parametrizations.") and original in ("original", "original1"):
-            own[key], grows = shape, True
-    return own if grows else None
-
-
-def _spread(tensor: Tensor) -> float:
-    """The standard deviation, accumulated in float32 at least."""
-    x = tensor.detach()
-    x = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
-    return float(torch.std(x, correction=0)) if x.numel() else 0.0
-
-
-def _changes_old(plan: Plan, edit: TensorEdit) -> bool:
-    """Whether an existing weight gets another value or another place among the old ones."""
-    for d in edit.dims:
-        e = plan.embedding(d.form)
-        if d.role == "read" and e.restricted[0].numel():
-            return True
-        if not e.keeps_order:
-            return True
-    return False

@@ -107,7 +107,8 @@ class Context:
         """The name of the module the current operation runs in."""
         if self.op is None or not self.op.path:
             return ""
-        return self._modules.get(id(self.op.path[-1]), type(self.op.path[-1]).__name__)
+        innermost = self.op.path[-1]
+        return self._modules.get(id(innermost)) or type(innermost).__name__
 
     # --- what rules say -------------------------------------------------------------------
 

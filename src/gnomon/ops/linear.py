@@ -49,7 +49,10 @@ def convolves(t: Context, op: Op) -> None:
     transposed, groups = op.args[6], op.args[8]
     spatial = weight.dim() - 2
     channels, kernel = t.axes(x)[-spatial - 1], t.axes(weight)
-    outer, inside = divide(channels, groups)
+    try:
+        outer, inside = divide(channels, groups)
+    except Misfit:
+        raise Misfit(f"{groups} convolution groups over channels made of {channels!r}") from None
     if transposed:
         t.tie(channels, kernel[0])
         out = product([outer, kernel[1]])

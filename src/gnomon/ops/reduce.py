@@ -26,11 +26,12 @@ def _dims(op: Op, rank: int, at: int) -> list[int]:
     return [position(d, rank) for d in ([dims] if isinstance(dims, int) else dims)]
 
 
-def _reduces(averages: bool, at: int = 1) -> OpRule:
+def _reduces(averaging: bool, at: int = 1) -> OpRule:
     def reduces(t: Context, op: Op) -> None:
         x = op.args[0]
         axes = t.axes(x)
         over = _dims(op, x.dim(), at)
+        averages = averaging and not (op.name in _SPREADS and op.kwargs.get("correction") != 0)
         for dim in over:
             if resolve(axes[dim]).size > 1:
                 (t.uniform if averages else t.mixed)(axes[dim], f"{op.name} over the axis")
@@ -69,6 +70,7 @@ _POSITIONAL = (
     "reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d replication_pad3d "
     "grid_sampler_2d"
 ).split()
+_SPREADS = ("var", "std", "var_mean", "std_mean")  # divided by n - 1 unless told otherwise
 _AVERAGES = "mean var var_mean std std_mean amax amin max min".split()
 _SUMS = "sum any all argmax argmin prod logsumexp nansum".split()
 _ALONG = (
@@ -78,8 +80,8 @@ _ALONG = (
 
 TABLE: Table = (
     dict.fromkeys(_POSITIONAL, moves_positions)
-    | dict.fromkeys(_AVERAGES, _reduces(averages=True))
-    | dict.fromkeys(_SUMS, _reduces(averages=False))
-    | {"linalg_vector_norm": _reduces(averages=False, at=2), "norm": _reduces(False, at=2)}
+    | dict.fromkeys(_AVERAGES, _reduces(averaging=True))
+    | dict.fromkeys(_SUMS, _reduces(averaging=False))
+    | {"linalg_vector_norm": _reduces(averaging=False, at=2), "norm": _reduces(False, at=2)}
     | dict.fromkeys(_ALONG, runs_along)
 )

@@ -246,6 +246,7 @@ def shuffles_channels(t: Context, op: Op) -> None:
     """channel_shuffle: [groups x inside] becomes [inside x groups]."""
     axes = list(t.axes(op.args[0]))
     outer, inside = divide(axes[1], op.args[1])
+    t.attribute("groups", outer)
     axes[1] = product([inside, outer])
     t.give(op.outputs[0], axes)
 

@@ -79,35 +79,25 @@ class Rule(ABC):
         """Z on the touched channels: (O, K, I) float64, for old readers (O, N, I) float64."""
 
 
-def halves(columns: Tensor, e: Embedding, draw: Draw, *, uneven: bool) -> Tensor:
+def divided(columns: Tensor, e: Embedding, draw: Draw, *, uneven: bool) -> Tensor:
     """Divide each old reader column among the copies of its channel, exactly in every dtype.
 
-    columns: (O, N, I). Returns (O, K, I), zero for fresh signals. Each copy but the last takes a
-    half of what is left, or with `uneven`, entry by entry, all of it, a half or none: halving and
-    subtracting a half are exact, so the sums are; and copies that read differently part ways at
-    the first step of SGD and of Adam, which shares that differ only by a factor do not.
+    columns: (O, N, I). Returns (O, K, I), zero for fresh signals. Uneven: each entry goes whole to
+    one of the copies, at random, so that copies which write alike read differently and part ways
+    at the first step of SGD and of Adam (shares that differ by a factor do not, under Adam).
+    Even: halves of halves, because V / 3 three times is not V in floating point.
     """
-    shares = columns.new_zeros(columns.shape[0], e.size, columns.shape[2])
+    parts = columns.new_zeros(columns.shape[0], e.size, columns.shape[2])
     for signals, channels in e.classes:
         is_old = signals < e.old
         if not bool(is_old.any()):
             continue
-        left = columns[:, signals[is_old]]
-        for copy in channels[is_old].T[:-1]:
-            part = _uneven_parts(left, draw) if uneven else torch.tensor(0.5)
-            taken = left * part
-            shares[:, copy] = taken
-            left = left - taken
-        shares[:, channels[is_old][:, -1]] = left
-    return shares
-
-
-def _uneven_parts(columns: Tensor, draw: Draw) -> Tensor:
-    """0, a half or 1 for each entry; never a half for all entries of a column."""
-    coins = draw.below(2, (2, *columns.shape))
-    alike = (coins[0] != coins[1]).all(2).all(0)
-    coins[1, 0, :, 0] = torch.where(alike, coins[0, 0, :, 0], coins[1, 0, :, 0])
-    return coins.sum(0) / 2
+        whole, r = columns[:, signals[is_old]], channels.shape[1]
+        owner = draw.below(r, whole.shape) if uneven else None
+        for i, copy in enumerate(channels[is_old].T):
+            share = 0.5 ** min(i + 1, r - 1) if owner is None else owner == i
+            parts[:, copy] = whole * share
+    return parts
 
 
 def on_grid(values: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from gnomon.draw import Draw
 from gnomon.embedding import Embedding, monomial
 from gnomon.errors import CannotPreserve
-from gnomon.rules.base import Law, Rule, halves
+from gnomon.rules.base import Law, Rule, divided
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -45,4 +45,4 @@ class Net2Net(Rule):
 
     def free(self, columns: Tensor, e: Embedding, draw: Draw) -> Tensor:
         """The shares themselves."""
-        return halves(columns, e, draw, uneven=self.uneven)
+        return divided(columns, e, draw, uneven=self.uneven)

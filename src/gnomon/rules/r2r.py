@@ -12,7 +12,7 @@ from torch import Tensor
 from gnomon.draw import Draw
 from gnomon.embedding import Embedding, monomial
 from gnomon.errors import CannotPreserve
-from gnomon.rules.base import Law, Rule, halves, on_grid
+from gnomon.rules.base import Law, Rule, on_grid
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -38,12 +38,12 @@ class R2R(Rule):
         return monomial(torch.cat([torch.arange(n), triple, twins]), n, k // 2)
 
     def free(self, columns: Tensor, e: Embedding, draw: Draw) -> Tensor:
-        """±b for twins, zero-sum triples on a grid, halves where a channel joined an old one."""
+        """±b for twins, zero-sum triples on a grid, shares where a channel joined an old one."""
         rows, inner = columns.shape[0], columns.shape[2]
         if e.twins and not e.old:
             b = draw.weights((rows, e.fresh, inner))
             return torch.stack([b, -b], dim=2).reshape(rows, e.size, inner)
-        z = halves(columns, e, draw, uneven=True)
+        z = divided(columns, e, draw, uneven=True)
         for signals, channels in e.classes:
             fresh = channels[signals >= e.old]
             count, r = fresh.shape
@@ -53,8 +53,8 @@ class R2R(Rule):
                 b = draw.weights((rows, count, inner))
                 z.index_copy_(1, fresh[:, 0], b).index_copy_(1, fresh[:, 1], -b)
                 continue
-            b = draw.weights((rows, count, r - 1, inner)) * math.sqrt(r / (r - 1))
-            b = on_grid(b - b.sum(2, keepdim=True) / r)
+            b = draw.weights((rows, count, r, inner)) * math.sqrt(r / (r - 1))
+            b = on_grid(b - b.mean(2, keepdim=True))[:, :, :-1]
             z[:, fresh] = torch.cat([b, -b.sum(2, keepdim=True)], dim=2)
         return z
 
