@@ -47,7 +47,7 @@ ALL_RULES: dict[str, Method] = {
     "NetMorph": Method(gn.NetMorph(), 1.5),
     "NetMorph-permuted": Method(gn.NetMorph(permute=True), 1.5, tuple(_FEW)),
     "NetMorph-writers": Method(gn.NetMorph(zero="writers"), 1.5, tuple(_LIVE_AT_ZERO), "*"),
-    "Hybrid": Method(gn.Hybrid(), 2),
+    "Hybrid": Method(gn.Hybrid(), 2, tuple(_FEW)),
 }
 
 
@@ -64,10 +64,11 @@ def cells(*rules: str) -> list[tuple[str, str]]:
 
 @dataclass
 class Growth:
-    """A toy before and after its growths. Look, but copy before you touch."""
+    """A toy before, after one growth and after two. Look, but copy before you touch."""
 
     old: nn.Module
     new: nn.Module
+    newer: nn.Module
     inputs: object
     receipts: list[gn.Receipt]
 
@@ -78,19 +79,23 @@ class Growth:
 
 @cache
 def growth(
-    rule: str, toy: str, times: int = 1, dtype: torch.dtype = torch.float64, last: bool = False
+    rule: str, toy: str, dtype: torch.dtype = torch.float64, *, last: bool = False
 ) -> Growth:
-    """Grow all growable groups of a toy at once, one or more times; last: in channels_last."""
+    """Grow all growable groups of a toy at once, and again; last: in channels_last.
+
+    Other dtypes and formats grow only once.
+    """
     method, spec = ALL_RULES[rule], TOYS[toy]
     memory = {"memory_format": torch.channels_last} if last else {}
     old, inputs = spec.model(dtype).to(**memory), spec.example(dtype)
-    new = copy.deepcopy(old)
-    grower = gn.Grower(new, inputs)
-    receipts = []
-    for seed in range(times):
+    newer = copy.deepcopy(old)
+    grower = gn.Grower(newer, inputs)
+    stages, receipts = [], []
+    for seed in range(1 if last or dtype != torch.float64 else 2):
         where = method.where or growable(grower, spec.literals)
         receipts.append(grower.grow(gn.Widen(where, by=method.by, rule=method.rule), seed=seed))
-    return Growth(old, new, inputs, receipts)
+        stages.append(copy.deepcopy(newer))
+    return Growth(old, stages[0], stages[-1], inputs, receipts)
 
 
 def growable(grower: gn.Grower, but: tuple[str, ...] = ()) -> list[str]:

@@ -1,5 +1,7 @@
 """Axes: sums and products are found by structure, and refined as little as needed."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -147,7 +149,7 @@ def test_viewing_there_and_back_finds_the_same_leaves(case):
     before = [leaf for d in dims for leaf in leaves(d) if leaf.size > 1]
     bounds = sorted({0, len(parts), *cuts})
     merged = []
-    for start, end in zip(bounds, bounds[1:], strict=False):
+    for start, end in itertools.pairwise(bounds):
         size = 1
         for n in parts[start:end]:
             size *= n

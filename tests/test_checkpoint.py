@@ -11,7 +11,15 @@ import gnomon as gn
 from contracts import answers, change, growable, tensors
 from toys import TOYS
 
-TOY_SUBSET = ["resnet", "densenet", "attention", "einsum", "weight_normed", "bag_of_words", "splits"]
+TOY_SUBSET = [
+    "resnet",
+    "densenet",
+    "attention",
+    "einsum",
+    "weight_normed",
+    "bag_of_words",
+    "splits",
+]
 
 
 def grown(toy, path):
@@ -60,14 +68,15 @@ def test_a_model_that_never_grew_can_be_saved_and_loaded(tmp_path):
 
 
 def test_other_dtypes_come_back(tmp_path):
-    model = TOYS["conv_bn_relu"].model(torch.bfloat16)
-    grower = gn.Grower(model, TOYS["conv_bn_relu"].example(torch.bfloat16))
+    toy, half = TOYS["conv_bn_relu"], torch.bfloat16
+    model = toy.model(half)
+    grower = gn.Grower(model, toy.example(half))
     grower.grow(gn.Widen("*", by=2))
     gn.save(grower, tmp_path / "half.safetensors")
-    again = gn.load(tmp_path / "half.safetensors", lambda: TOYS["conv_bn_relu"].model(torch.bfloat16))
+    again = gn.load(tmp_path / "half.safetensors", lambda: toy.model(half))
     assert all(torch.equal(x, tensors(again)[n]) for n, x in tensors(model).items())
     with pytest.raises(gn.BadCheckpoint):
-        gn.load(tmp_path / "half.safetensors", TOYS["conv_bn_relu"].model)
+        gn.load(tmp_path / "half.safetensors", toy.model)
 
 
 class Tied(nn.Module):
@@ -95,7 +104,7 @@ def test_tied_weights_are_written_once_and_stay_tied(tmp_path):
 def test_a_truncated_file_is_refused_wherever_it_was_cut(saved, tmp_path):
     whole = saved.read_bytes()
     cut = tmp_path / "cut.safetensors"
-    for length in [*range(0, 16), *range(16, len(whole), max(1, len(whole) // 60)), len(whole) - 1]:
+    for length in [*range(16), *range(16, len(whole), max(1, len(whole) // 60)), len(whole) - 1]:
         cut.write_bytes(whole[:length])
         with pytest.raises(gn.BadCheckpoint):
             gn.load(cut, build)

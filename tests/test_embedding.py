@@ -57,9 +57,7 @@ def test_solve_satisfies_the_equation_and_stays_nearest_to_what_was_free(e):
     solved = solve(free.clone(), old, e, torch.float64)
     matrix = dense(e)
     target = torch.cat([old, old.new_zeros(3, e.fresh, 2)], 1)
-    assert torch.allclose(
-        torch.einsum("oki,ks->osi", solved, matrix), target, rtol=0, atol=1e-13
-    )
+    assert torch.allclose(torch.einsum("oki,ks->osi", solved, matrix), target, rtol=0, atol=1e-13)
     missing = target - torch.einsum("oki,ks->osi", free, matrix)
     best = free + torch.einsum("osi,sk->oki", missing, torch.linalg.pinv(matrix))
     assert torch.allclose(solved, best, rtol=0, atol=1e-12)
@@ -110,9 +108,16 @@ def test_the_derived_facts_are_those_of_the_list(e):
     )
     firsts = [source.index(s) for s in range(e.old)]
     assert e.keeps_order == (firsts == sorted(firsts))
-    plain = [s >= 0 and s < e.old and source.count(s) == 1 and e.factor[i] == 1 for i, s in enumerate(source)]
+    plain = [
+        s >= 0 and s < e.old and source.count(s) == 1 and e.factor[i] == 1
+        for i, s in enumerate(source)
+    ]
     assert e.touched.tolist() == [i for i, is_plain in enumerate(plain) if not is_plain]
-    found = {int(s): c.tolist() for signals, several in e.classes for s, c in zip(signals, several, strict=True)}
+    found = {
+        int(s): c.tolist()
+        for signals, several in e.classes
+        for s, c in zip(signals, several, strict=True)
+    }
     assert found == {s: [i for i, t in enumerate(source) if t == s] for s in set(source) - {-1}}
 
 
@@ -133,7 +138,9 @@ def leaf(name, e):
 @quick
 @given(embeddings(old=3), embeddings(old=3))
 def test_a_product_axis_is_the_kronecker_product_with_old_signals_first(a, b):
-    whole = embed(Form("product", a.old * b.old, "", (leaf("a", a), leaf("b", b))), {"a": a, "b": b})
+    whole = embed(
+        Form("product", a.old * b.old, "", (leaf("a", a), leaf("b", b))), {"a": a, "b": b}
+    )
     order = [(i, j) for i in range(a.old) for j in range(b.old)]
     order += [(i, j) for i in range(a.signals) for j in range(b.signals) if (i, j) not in order]
     columns = [i * b.signals + j for i, j in order]

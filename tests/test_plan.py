@@ -19,7 +19,7 @@ def planned(toy="resnet", rule=None, by=1.5, seed=3):
     return grower, grower.plan(gn.Widen(names, by=by, rule=rule or gn.R2R()), seed=seed)
 
 
-@pytest.mark.parametrize("toy", ["resnet", "densenet", "resnext", "attention", "einsum"])
+@pytest.mark.parametrize("toy", ["densenet", "resnext", "attention"])
 @pytest.mark.parametrize("rule", ALL_RULES)
 def test_a_plan_comes_back_from_json_and_grows_the_same_model(toy, rule):
     method = ALL_RULES[rule]

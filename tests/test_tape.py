@@ -136,13 +136,20 @@ def test_random_operations_give_their_mean_and_are_named():
     assert torch.allclose(recording.outputs[0], expected)
     assert {"native_dropout", "randn_like", "rand", "uniform_", "bernoulli"} & recording.random
     model = TOYS["dropout"].model()
-    assert any("dropout" in n or "bernoulli" in n for n in gn.Grower(model, TOYS["dropout"].example()).analysis.random)
+    assert any(
+        "dropout" in n or "bernoulli" in n
+        for n in gn.Grower(model, TOYS["dropout"].example()).analysis.random
+    )
 
 
 @pytest.mark.parametrize(
     ("given", "count"),
-    [(torch.ones(2), 1), ((torch.ones(2), 3), 1), ({"x": torch.ones(2)}, 1)]
-    + [([torch.ones(2), (torch.ones(2),), {"x": [torch.ones(2)]}], 3)],
+    [
+        (torch.ones(2), 1),
+        ((torch.ones(2), 3), 1),
+        ({"x": torch.ones(2)}, 1),
+        ([torch.ones(2), (torch.ones(2),), {"x": [torch.ones(2)]}], 3),
+    ],
 )
 def test_example_inputs_are_a_tensor_a_tuple_a_dict_or_a_list_of_calls(given, count):
     assert len(calls_of(given)) == count

@@ -13,7 +13,9 @@ def grower(toy):
 
 
 def widths(toy, where, **amount):
-    return {w.group: (w.old, w.asked, w.new) for w in grower(toy).plan(gn.Widen(where, **amount)).widths}
+    return {
+        w.group: (w.old, w.asked, w.new) for w in grower(toy).plan(gn.Widen(where, **amount)).widths
+    }
 
 
 @pytest.mark.parametrize(
@@ -123,10 +125,8 @@ def test_zero_writers_are_refused_where_they_would_be_dead_or_not_stay_zero():
 
 
 def test_nothing_left_to_grow_is_an_error_that_gives_the_reasons():
-    with pytest.raises(gn.Unsupported, match="nothing under .*own output"):
+    with pytest.raises(gn.Unsupported, match=r"nothing under .*own output"):
         grower("mlp").plan(gn.Widen("4*", by=2))
-    with pytest.raises(gn.Unsupported, match="nothing under"):
-        grower("normed_mlp").plan(gn.Widen("norm*", by=2))
 
 
 def test_an_unknown_name_is_answered_with_those_that_exist():

@@ -75,7 +75,7 @@ def test_a_model_on_meta_is_planned_but_not_grown() -> None:
 
 def test_lazy_layers_stay_lazy() -> None:
     model = nn.Sequential(nn.LazyLinear(6), nn.ReLU(), nn.LazyLinear(3))
-    with pytest.raises(gn.Unsupported, match="lazy.*run it once"):
+    with pytest.raises(gn.Unsupported, match=r"lazy.*run it once"):
         gn.Grower(model, X)
     assert isinstance(model[0], nn.LazyLinear) and model[0].has_uninitialized_params()
     model(X)
@@ -117,7 +117,7 @@ def test_a_compiled_wrapper_is_refused_and_the_model_inside_grows() -> None:
 def test_scripted_modules_are_refused(inside: bool) -> None:
     scripted = torch.jit.script(small())
     model = nn.Sequential(scripted, nn.Linear(3, 2)) if inside else scripted
-    with pytest.raises(gn.Unsupported, match="scripted.*grow the Python module"):
+    with pytest.raises(gn.Unsupported, match=r"scripted.*grow the Python module"):
         gn.Grower(model, X)
 
 

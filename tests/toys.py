@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import toy_images as images
 import toy_vectors as vectors
-from gnomon.models import DigitsNet, ResNetCifar10, SmallConv
+from gnomon.models import DigitsNet, SmallConv
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,5 @@ TOYS: dict[str, Toy] = {
         several(vector, lambda draw: {"x": vector(draw), "odd": True}),
     ),
     "digits_net": Toy(lambda: DigitsNet(2, classes=3), noise(3, 1, 6, 6)),
-    "resnet_cifar": Toy(lambda: ResNetCifar10(1 / 16, classes=3), noise(2, 3, 16, 16)),
     "small_conv": Toy(lambda: SmallConv(4, 6, classes=3, channels=2, size=6), image),
 }

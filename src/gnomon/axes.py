@@ -13,7 +13,7 @@ channels that can grow on its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Literal
@@ -59,28 +59,28 @@ def resolve(axis: Axis) -> Axis:
 
 def factors(axis: Axis) -> list[Axis]:
     """The factors of an axis, outermost first; none for an axis of size 1."""
-    axis = resolve(axis)
-    if axis.size == 1:
-        return []
-    if axis.kind != "product":
-        return [axis]
-    return [factor for part in axis.parts for factor in factors(part)]
+    return [part for part in _below(axis, {"product"}) if part.size != 1]
 
 
 def segments(axis: Axis) -> list[Axis]:
     """The segments of an axis, in order; none for an axis of size 0."""
-    axis = resolve(axis)
-    if axis.kind != "sum":
-        return [axis] if axis.size else []
-    return [segment for part in axis.parts for segment in segments(part)]
+    return [part for part in _below(axis, {"sum"}) if part.size]
 
 
 def leaves(axis: Axis) -> list[Axis]:
     """The leaves below an axis, in order, with repetition."""
-    axis = resolve(axis)
-    if axis.kind is None:
-        return [axis]
-    return [leaf for part in axis.parts for leaf in leaves(part)]
+    return list(_below(axis, {"sum", "product"}))
+
+
+def _below(axis: Axis, kinds: set[str]) -> Iterator[Axis]:
+    """The first axes below that are of no such kind (a loop: slices of slices nest deeply)."""
+    waiting = [axis]
+    while waiting:
+        axis = resolve(waiting.pop())
+        if axis.kind in kinds:
+            waiting += reversed(axis.parts)
+        else:
+            yield axis
 
 
 def product(axes: Iterable[Axis]) -> Axis:

@@ -87,7 +87,9 @@ def base_name(model: nn.Module, t: Context, f: Findings) -> str:
             if roles and role_of(roles) == wanted:
                 path = name.rpartition(".")[0].partition(".parametrizations.")[0]
                 path = "" if path.startswith("parametrizations.") else path
-                bare = not path or any(True for _ in model.get_submodule(path).children())
+                owner = model.get_submodule(path)
+                lists = isinstance(owner, nn.ParameterList | nn.ParameterDict)
+                bare = not path or lists or any(True for _ in owner.children())
                 is_parametrized = ".parametrizations." in name
                 return name if bare and not is_parametrized else path
     return next(iter(f.roles))[0]

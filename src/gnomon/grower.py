@@ -26,6 +26,7 @@ from gnomon.repair import Prediction, repair
 from gnomon.statistics import measure_statistics, write_statistics
 from gnomon.surgery import Surgery, operate, undone_on_error
 from gnomon.tape import calls_of, owned_tensors
+from gnomon.trial import tried
 from gnomon.verify import (
     Answers,
     Proof,
@@ -156,8 +157,11 @@ class Grower:
         return self._analysis
 
     def _analyse(self) -> Analysis:
-        self._analysis = analyse(self.model, self._calls, self._ops)
+        start = time.perf_counter()
+        found = analyse(self.model, self._calls, self._ops)
+        self._analysis = tried(self.model, self._calls, found)
         self._structure = structure(self.model)
+        self._analysis.seconds = time.perf_counter() - start
         return self._analysis
 
     @property

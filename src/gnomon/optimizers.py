@@ -58,6 +58,8 @@ def check_optimizers(model: nn.Module, optimizers: Iterable[Optimizer]) -> None:
 def check_state(optimizer: Optimizer) -> None:
     """Raise Unsupported for state that is not of its parameter's shape: it cannot be carried."""
     name = type(optimizer).__name__
+    if getattr(optimizer, "_numel_cache", None) is not None:  # LBFGS counts all parameters once
+        raise Unsupported(f"{name} keeps flat vectors of all parameters: make a new one after")
     for parameter, state in optimizer.state.items():
         for key, value in state.items():
             plain = not isinstance(value, Tensor) or value.dim() == 0

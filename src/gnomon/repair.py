@@ -16,27 +16,28 @@ import torch
 import torch.utils._pytree as pytree
 from torch import nn
 
-from gnomon.axes import Axis, factors, form, resolve
+from gnomon.axes import Axis, Misfit, factors, form, resolve, split
 from gnomon.errors import Unsupported
 from gnomon.groups import Analysis
 from gnomon.ops.context import Context, Op
 from gnomon.plan import AttributeEdit
 from gnomon.surgery import Surgery, set_attribute
-from gnomon.tape import Call, Recorder, Recording, record
+from gnomon.tape import Call, record
 
-_COPIES = ("clone", "as_strided_", "contiguous", "alias", "empty_like")
+_COPIES = ("clone", "as_strided_", "contiguous", "alias", "detach", "empty_like")
 _SYNONYMS = {"_unsafe_view": "view", "_reshape_alias": "view", "reshape": "view"}
 _FILLS = ("fill_", "scalar_tensor", "full_like")
-_TRIES = 400  # recordings of the grown model before the search gives up
+TRIES = 400  # recordings of the grown model before the search gives up
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What one operation must look like after growth."""
+    """What one operation must look like after growth; a slice also where it starts."""
 
     name: str
     shapes: tuple[tuple[int, ...], ...]
     constants: tuple[object, ...]
+    start: int | None
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,18 @@ class Difference:
     def place(self) -> tuple[int, int]:
         """For comparison: later is better."""
         return self.recording, self.position
+
+
+class TiedInCode(Unsupported):
+    """No attribute explains why the grown model runs otherwise than predicted."""
+
+    def __init__(self, message: str, difference: Difference) -> None:
+        super().__init__(message)
+        self.difference = difference
+
+
+class _Differs(Exception):
+    """Ends a recording at the first operation that is not as expected."""
 
 
 class Prediction:
@@ -70,41 +83,67 @@ class Prediction:
     def _expect(self, op: Op) -> Expected:
         t = self.analysis.context
         shapes = tuple(tuple(self.size(a) for a in t.axes(o)) for o in op.outputs)
-        return Expected(_SYNONYMS.get(op.name, op.name), shapes, constants(op))
+        name = _SYNONYMS.get(op.name, op.name)
+        return Expected(name, shapes, constants(op), self._start(op))
+
+    def _start(self, op: Op) -> int | None:
+        """Where a slice starts once everything before it has grown."""
+        at = slice_start(op)
+        if at is None or not at[1]:
+            return None if at is None else at[1]
+        dim, start = at
+        axis = self.analysis.context.axes(op.args[0])[dim]
+        try:
+            return self.size(split(axis, [start, resolve(axis).size - start])[0])
+        except Misfit:  # then the axis is frozen
+            return start
 
     def difference(self, model: nn.Module, calls: Sequence[Call]) -> Difference | None:
         """Record the model as it is now and compare."""
-        runs = itertools.product(calls, (False, True))
-        for i, (call, training) in enumerate(runs):
+        for i, (call, training) in enumerate(itertools.product(calls, (False, True))):
             found = self._compare(i, model, call, training)
             if found is not None:
                 return found
         return None
 
     def _compare(self, i: int, model: nn.Module, call: Call, training: bool) -> Difference | None:
-        fault, recording = attempt(model, call, training=training, fake=self.analysis.fake)
-        ran = essential(recording.ops)
-        for position, (wanted, op) in enumerate(zip(self.tapes[i], ran, strict=False)):
-            problem = _problem(wanted, op)
-            if problem:
-                return Difference(i, position, problem)
+        found: list[Difference] = []
+        position = itertools.count()
+
+        def look(op: Op) -> None:
+            if op.name not in _COPIES:
+                at = next(position)
+                wanted = self.tapes[i][at] if at < len(self.tapes[i]) else None
+                problem = _problem(wanted, op)
+                if problem:
+                    found.append(Difference(i, at, problem))
+                    raise _Differs
+
+        fault = None
+        fake = self.analysis.fake
+        try:
+            record(model, call, training=training, fake=fake, keep=False, on_op=look)
+        except Exception as raised:  # whatever a foreign forward raises on other shapes
+            fault = raised
+        if found:
+            return found[0]
+        ran = next(position)
         if fault is not None:
-            return Difference(i, len(ran), f"{type(fault).__name__}: {str(fault)[:160]}")
-        if len(ran) != len(self.tapes[i]):
-            return Difference(i, min(len(ran), len(self.tapes[i])), "other operations")
+            return Difference(i, ran, f"{type(fault).__name__}: {str(fault)[:160]}")
+        return None if ran == len(self.tapes[i]) else Difference(i, ran, "fewer operations ran")
+
+
+def slice_start(op: Op) -> tuple[int, int] | None:
+    """(dimension, start counted from the front) of a slice that is not the whole."""
+    if op.name != "slice":
         return None
-
-
-def attempt(
-    model: nn.Module, call: Call, *, training: bool, fake: bool
-) -> tuple[Exception | None, Recording]:
-    """A recording that may end early, with the exception that ended it."""
-    seen: list[Recorder] = []
-    try:
-        return None, record(model, call, training=training, fake=fake, started=seen.append)
-    except Exception as fault:
-        ops = seen[0].ops if seen else []
-        return fault, Recording(ops, [], [])
+    x, y = op.args[0], op.outputs[0]
+    dim = (op.argument(1, "dim", 0) or 0) % x.dim()
+    if x.shape[dim] == y.shape[dim]:
+        return None
+    start = op.argument(2, "start") or 0
+    start = start + x.shape[dim] if start < 0 else start
+    return dim, min(max(start, 0), x.shape[dim])
 
 
 def essential(ops: Sequence[Op]) -> list[Op]:
@@ -122,12 +161,17 @@ def constants(op: Op) -> tuple[object, ...]:
     return tuple(numbers)
 
 
-def _problem(wanted: Expected, op: Op) -> str:
+def _problem(wanted: Expected | None, op: Op) -> str:
+    if wanted is None:
+        return f"{op.name} ran where the pass had ended"
     if _SYNONYMS.get(op.name, op.name) != wanted.name:
         return f"{wanted.name} expected, {op.name} ran"
     shapes = tuple(tuple(o.shape) for o in op.outputs)
     if shapes != wanted.shapes:
         return f"{op.name} gave {_shown(shapes)} instead of {_shown(wanted.shapes)}"
+    at = slice_start(op)
+    if wanted.start is not None and (at is None or at[1] != wanted.start):
+        return f"a slice starts at {at[1] if at else 0} instead of {wanted.start}"
     if constants(op) != wanted.constants:
         return f"a constant of {op.name} went from {wanted.constants} to {constants(op)}"
     return ""
@@ -138,19 +182,23 @@ def _shown(shapes: tuple[tuple[int, ...], ...]) -> str:
 
 
 def repair(
-    model: nn.Module, calls: Sequence[Call], prediction: Prediction, surgery: Surgery
+    model: nn.Module,
+    calls: Sequence[Call],
+    prediction: Prediction,
+    surgery: Surgery,
+    tries: int = TRIES,
 ) -> list[AttributeEdit]:
     """Change attributes until the grown model runs as predicted. Returns the changes made.
 
-    Raises Unsupported, naming operation and module, if no attribute explains a difference.
+    Raises TiedInCode, naming operation and module, if no attribute explains a difference.
     """
     made: list[AttributeEdit] = []
-    tries = itertools.count()
+    tried = itertools.count()
     here = prediction.difference(model, calls)
     while here is not None:
         better = None
         for edits in _candidates(model, prediction, here):
-            if next(tries) > _TRIES:
+            if next(tried) > tries:
                 break
             _try(model, edits)
             there = prediction.difference(model, calls)
@@ -265,13 +313,14 @@ def _explanations(
             yield from ((name, new) for old, new in changes if value == old)
 
 
-def _refusal(model: nn.Module, prediction: Prediction, here: Difference) -> Unsupported:
+def _refusal(model: nn.Module, prediction: Prediction, here: Difference) -> TiedInCode:
     ops = prediction.ops[here.recording]
     path = ops[min(here.position, len(ops) - 1)].path if ops else ()
     paths = {id(m): name for name, m in model.named_modules()}
     where = paths.get(id(path[-1]), "") if path else ""
-    return Unsupported(
+    return TiedInCode(
         f"the code of '{where or type(model).__name__}' ties these channels to a number that is "
         f"not kept in an attribute: {here.message}. Grow another group, or read the width from a "
-        f"tensor"
+        f"tensor",
+        here,
     )

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gnomon.errors import InUse, Stale, Unsupported
-from gnomon.fill import Clock, grown
+from gnomon.fill import Clock, grown, in_format_of
 from gnomon.optimizers import FirstGradients, carried, carried_state, check_state
 from gnomon.plan import AttributeEdit, Plan, TensorEdit
 from gnomon.tape import owned_tensors
@@ -71,6 +71,31 @@ def operate(
         set_attribute(model, surgery, attribute)
     surgery.drawing = clock.total()
     surgery.seconds = time.perf_counter() - start - surgery.drawing
+
+
+def hollow(model: nn.Module, plan: Plan, surgery: Surgery, *, fake: bool) -> None:
+    """Bring a model into the plan's shapes without weights, to run it for shapes only.
+
+    fake: it will run on fake tensors, so one number stands for all entries.
+    """
+    owned = owned_tensors(model)
+    for edit in plan.edits:
+        tensor, shape = owned[edit.name], plan.grown_shape(edit)
+        before = tensor.detach()
+        new = before.new_zeros(()).expand(shape) if fake else before.new_zeros(shape)
+        surgery._undo.append(_putting_back(tensor, before))
+        with torch.no_grad():
+            tensor.set_(in_format_of(before, new) if not fake else new)  # type: ignore[call-overload]
+    for attribute in plan.attributes:
+        set_attribute(model, surgery, attribute)
+
+
+def _putting_back(tensor: Tensor, before: Tensor) -> Callable[[], None]:
+    def undo() -> None:
+        with torch.no_grad():
+            tensor.set_(before)  # type: ignore[call-overload]
+
+    return undo
 
 
 def resize(model: nn.Module, plan: Plan) -> None:

@@ -230,13 +230,11 @@ def record(
     fake: bool,
     keep: bool = True,
     on_op: Callable[[Op], None] | None = None,
-    started: Callable[[Recorder], None] | None = None,
 ) -> Recording:
     """One forward pass in eval or train mode.
 
     keep:    whether to keep the operations (and with them every activation).
     on_op:   called after each operation.
-    started: called with the recorder before the pass, to look at it if the pass fails.
     Raises whatever the forward raises.
     """
     with contextlib.ExitStack() as stack:
@@ -246,6 +244,7 @@ def record(
             if torch.amp.autocast_mode.is_autocast_available(device):
                 stack.enter_context(torch.autocast(device, enabled=False))
         stack.enter_context(unchanged(model))
+        stack.enter_context(_without_gradients(model))
         fast_path = torch.backends.mha.get_fastpath_enabled()  # one opaque operation otherwise
         stack.callback(torch.backends.mha.set_fastpath_enabled, fast_path)
         torch.backends.mha.set_fastpath_enabled(False)
@@ -263,8 +262,6 @@ def record(
         model.train(training)
         given = _tensors_only((args, kwargs))  # before the pass: it may take the inputs apart
         recorder = Recorder(model, fake=fake, keep=keep, on_op=on_op)
-        if started is not None:
-            started(recorder)
         stack.enter_context(recorder.running())
         result = model(*args, **kwargs)
     found = tensors_in(result)
@@ -274,6 +271,19 @@ def record(
             f"could be proved of it. Give a wrapper whose forward returns its tensors"
         )
     return Recording(recorder.ops, given, found, recorder.random)
+
+
+@contextlib.contextmanager
+def _without_gradients(model: nn.Module) -> Iterator[None]:
+    """A forward that enables gradients itself would tie our recording to the parameters."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
 
 
 @contextlib.contextmanager

@@ -20,6 +20,10 @@ FLOAT64_BUDGET = 1 << 30
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
 
+# A float64 model has no better answer to be compared with. Its own rounding is estimated by moving
+# its inputs by 4 units in the last place; growth reorders many more sums than that.
+JITTER, JITTER_MARGIN = 2.0**-50, 16
+
 # What a float32 model may move in float64: its stored weights satisfy the equation exactly.
 PRECISE = 1e-9
 
@@ -28,11 +32,22 @@ PRECISE = 1e-9
 class Answers:
     """What a model gives on the example inputs: per call, in eval and in train mode.
 
-    outputs: in the model's dtype.   precise: in float64, or None where that cannot be had.
+    outputs: in the model's dtype.
+    precise: in float64, or None where that cannot be had.
+    jittered: of a float64 model, on inputs that are a few units in the last place away.
     """
 
     outputs: list[list[Tensor]]
     precise: list[list[Tensor]] | None
+    jittered: list[list[Tensor]] | None = None
+
+    def noise(self, i: int, j: int) -> float | None:
+        """The model's own rounding in one output, or None if that cannot be told."""
+        if self.precise is not None:
+            return _relative(self.precise[i][j], self.outputs[i][j])
+        if self.jittered is not None:
+            return JITTER_MARGIN * _relative(self.outputs[i][j], self.jittered[i][j])
+        return None
 
 
 @dataclass(frozen=True)
@@ -41,7 +56,8 @@ class Proof:
 
     change:      max over output tensors of max|change| / max|old|, in the model's dtype.
     precise:     the same in float64, or None where that cannot be had.
-    noise_floor: the old model's own rounding: its outputs against its float64 ones, or None.
+    noise_floor: the old model's own rounding: its outputs against its float64 ones; of a float64
+                 model, what a few units in the last place of its inputs do. None if unknown.
     excess:      the output that moved most beyond its limit: (change, limit), or None.
     """
 
@@ -53,8 +69,8 @@ class Proof:
 
 def answers(model: nn.Module, calls: Sequence[Call]) -> Answers:
     """Run the example inputs in both modes."""
-    outputs, precise = [], []
-    double = _fits_budget(model)
+    outputs, precise, jittered = [], [], []
+    double, own = _fits_budget(model), _is_double(model)
     for call, training in ((c, m) for c in calls for m in (False, True)):
         run = record(model, call, training=training, fake=False, keep=False)
         outputs.append([_plain(y) for y in run.outputs])
@@ -62,7 +78,27 @@ def answers(model: nn.Module, calls: Sequence[Call]) -> Answers:
             values = _double_answers(model, call, training)
             double = values is not None
             precise.append(values or [])
-    return Answers(outputs, precise if double else None)
+        if own:
+            near = record(model, _jittered(call), training=training, fake=False, keep=False)
+            jittered.append([_plain(y) for y in near.outputs])
+    return Answers(outputs, precise if double else None, jittered if own else None)
+
+
+def _is_double(model: nn.Module) -> bool:
+    return any(p.dtype == torch.float64 for p in model.parameters())
+
+
+def _jittered(call: Call) -> Call:
+    generator = torch.Generator().manual_seed(0)
+
+    def near(x: Tensor) -> Tensor:
+        if x.dtype != torch.float64:
+            return x
+        noise = torch.randn(x.shape, generator=generator, dtype=torch.float64, device="cpu")
+        return x * (1 + JITTER * noise.to(x.device).sign())
+
+    args, kwargs = pytree.tree_map_only(Tensor, near, call)
+    return args, kwargs
 
 
 def varied(calls: Sequence[Call]) -> list[Call]:
@@ -88,7 +124,7 @@ def varied(calls: Sequence[Call]) -> list[Call]:
 
 def _fits_budget(model: nn.Module) -> bool:
     tensors = [t for t in owned_tensors(model).values() if t.is_floating_point()]
-    if any(t.dtype == torch.float64 for t in tensors):
+    if _is_double(model):
         return False  # it is its own float64 answer
     return 0 < sum(t.numel() for t in tensors) * 8 <= FLOAT64_BUDGET
 
@@ -132,15 +168,16 @@ def _plain(y: Tensor) -> Tensor:
 
 def compare(old: Answers, new: Answers) -> Proof:
     """How far the function moved, output by output."""
-    change, noise, precise, excess = 0.0, 0.0, 0.0, None
+    change, noise, precise, known = 0.0, 0.0, 0.0, False
+    excess: tuple[float, float] | None = None
     for i, (before, after) in enumerate(zip(old.outputs, new.outputs, strict=True)):
         if [y.shape for y in before] != [y.shape for y in after]:
             return Proof(float("inf"), None, None, (float("inf"), 0.0))
         for j, (a, b) in enumerate(zip(before, after, strict=True)):
             moved, limit = _relative(a, b), _limit(a)
-            if old.precise is not None:
-                own = _relative(old.precise[i][j], a)
-                noise, limit = max(noise, own), max(limit, own)
+            own = old.noise(i, j)
+            if own is not None:
+                noise, limit, known = max(noise, own), max(limit, own), True
             if old.precise is not None and new.precise is not None:
                 exact = _relative(old.precise[i][j], new.precise[i][j])
                 precise = max(precise, exact)
@@ -149,8 +186,7 @@ def compare(old: Answers, new: Answers) -> Proof:
             change = max(change, moved)
             if not moved <= limit and (excess is None or moved > excess[0]):
                 excess = moved, limit
-    known = old.precise is not None
-    both = known and new.precise is not None
+    both = old.precise is not None and new.precise is not None
     return Proof(change, precise if both else None, noise if known else None, excess)
 
 

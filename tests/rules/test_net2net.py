@@ -28,7 +28,7 @@ def test_the_order_of_copying_is_random():
 def test_averaged_channels_are_copied_equally_often_or_not_at_all():
     e = Net2Net().embed(3, 6, AVERAGED, Draw(0, "x"))
     assert e.source.tolist() == [0, 1, 2] * 3
-    with pytest.raises(CannotPreserve, match="RMSNorm in 'norm'.*multiple"):
+    with pytest.raises(CannotPreserve, match=r"RMSNorm in 'norm'.*multiple"):
         Net2Net().embed(3, 4, AVERAGED, Draw(0, "x"))
 
 

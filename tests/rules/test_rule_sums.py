@@ -70,7 +70,7 @@ def test_new_readers_have_the_spread_of_the_old_ones(rule, k):
     fresh = new[:, 3:]
     assert float(fresh.std()) == pytest.approx(0.7, rel=0.02)
     pair = new[:, -2:]
-    assert 0.99 * 0.7 * math.sqrt(3) < float(pair.abs().max()) <= 0.7 * math.sqrt(3)
+    assert 0.95 * 0.7 * math.sqrt(3) < float(pair.abs().max()) <= 0.7 * math.sqrt(3)
 
 
 def test_the_triple_has_the_same_spread():
@@ -92,7 +92,7 @@ def test_fresh_writers_have_the_spread_they_are_given(rule):
 
 @pytest.mark.parametrize("rule", [R2R(), Hybrid(), NetMorph()], ids=repr)
 def test_an_average_over_the_channels_is_refused_with_its_place(rule):
-    with pytest.raises(CannotPreserve, match="LayerNorm in 'norm'.*Net2Net"):
+    with pytest.raises(CannotPreserve, match=r"LayerNorm in 'norm'.*Net2Net"):
         rule.embed(3, 3, AVERAGED, draw())
 
 
@@ -105,7 +105,7 @@ def test_random_padding_ignores_every_law_and_says_that_it_does_not_preserve():
 
 @pytest.mark.parametrize("rule", [*RULES, RandPad()], ids=repr)
 def test_every_rule_cites_its_source_and_prints_as_it_is_written(rule):
-    assert isinstance(rule, Rule) and "et al." in rule.source or "Painter" in rule.source
+    assert (isinstance(rule, Rule) and "et al." in rule.source) or "Painter" in rule.source
     assert eval(repr(rule)) == rule
 
 

@@ -29,6 +29,7 @@ class Planner:
     analysis: Analysis
     embeddings: dict[str, Embedding]
     rule: Rule
+    hollow: bool = False  # only shapes matter: weights are not looked at
 
     def plan(
         self,
@@ -92,7 +93,7 @@ class Planner:
 
     def _std(self, name: str, tensor: Tensor, dims: list[DimEdit]) -> float:
         """The spread of new weights; of a tensor of equal entries, He's."""
-        if tensor.is_meta:
+        if tensor.is_meta or self.hollow:
             return 1.0
         matched = _spread(tensor)
         if not math.isfinite(matched):

@@ -102,6 +102,11 @@ class Context:
         """The name of the parameter or buffer that this tensor is (a view of)."""
         return self._origin.get(id(tensor))
 
+    def is_constant(self, tensor: Tensor) -> bool:
+        """Whether a tensor depends on no activation and is no parameter."""
+        made = id(tensor) in self._axes
+        return id(tensor) in self._computed or not (made or id(tensor) in self._origin)
+
     @property
     def where(self) -> str:
         """The name of the module the current operation runs in."""
@@ -223,10 +228,8 @@ class Context:
         ) as fault:
             self._freeze(op, str(fault) if isinstance(fault, Misfit) else f"{op.name} ({fault})")
         self._default_uses(op, inputs)
-        made_of_parameters = bool(inputs) and all(
-            id(t) in self._origin or id(t) in self._computed for t in inputs
-        )
-        if made_of_parameters:
+        alone = all(id(t) in self._origin or id(t) in self._computed for t in inputs)
+        if alone or op.name in ("ones_like", "full_like", "rand_like", "randn_like"):
             self._computed |= {id(o) for o in op.outputs if id(o) not in self._origin}
 
     def _default_uses(self, op: Op, inputs: Sequence[Tensor]) -> None:

@@ -69,8 +69,8 @@ def rescales_weights(t: Context, op: Op) -> None:
     v, g = op.args[:2]
     dim, axes = op.argument(2, "dim", 0), t.axes(v)
     t.tie(axes[dim], t.axes(g)[dim])
-    for parameter in (v, g):
-        t.use(parameter, "write")
+    t.use(v, "write", [axes[dim]])
+    t.use(g, "write", [t.axes(g)[dim]])
     for i, axis in enumerate(axes):
         if i != dim:
             t.mixed(axis, "weight_norm over the axis")

@@ -49,6 +49,8 @@ def _pass_zeros(t: Context, op: Op, tensors: list[Tensor], axes: list[Axis]) -> 
     elif name not in _KEEPS_ZERO:
         t.no_zeros(axes, op.name)
     elif name in ("add", "sub", "rsub"):
+        if any(t.is_constant(x) for x in tensors):
+            t.no_zeros(axes, op.name)
         for tensor in tensors:  # an addend without these channels shifts all of them
             own = [resolve(a).size for a in t.axes(tensor)]
             padded = [1] * (len(axes) - len(own)) + own

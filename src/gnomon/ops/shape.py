@@ -130,7 +130,11 @@ def is_split(t: Context, op: Op) -> None:
     """split, chunk: segments along one dimension."""
     x = op.args[0]
     dim = position(op.argument(2, "dim", 0), x.dim())
-    parts = segment_axes(t, t.axes(x)[dim], [y.shape[dim] for y in op.outputs])
+    sizes = [y.shape[dim] for y in op.outputs]
+    parts = segment_axes(t, t.axes(x)[dim], sizes)
+    if isinstance(op.argument(1, "split_size"), int) and len(set(sizes)) == 1:
+        for part in parts[1:]:  # chunk(n): the parts are cut alike, so they grow alike
+            t.tie(parts[0], part)
     for output, part in zip(op.outputs, parts, strict=True):
         axes = list(t.axes(x))
         axes[dim] = part

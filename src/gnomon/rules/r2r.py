@@ -12,7 +12,7 @@ from torch import Tensor
 from gnomon.draw import Draw
 from gnomon.embedding import Embedding, monomial
 from gnomon.errors import CannotPreserve
-from gnomon.rules.base import Law, Rule, on_grid
+from gnomon.rules.base import Law, Rule, divided, on_grid
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

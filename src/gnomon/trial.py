@@ -1,0 +1,129 @@
+"""Try on hollow weights whether the code lets the groups grow that its tape would let grow.
+
+`reshape(B, N, C)` with C read from the input looks on the tape like any other view. Only running
+the code on grown shapes tells. Where no attribute explains the difference, the groups of that
+operation are refused, and those that meet the same operation of the same class elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from gnomon.axes import Axis, factors, leaves, resolve
+from gnomon.embedding import monomial
+from gnomon.groups import Analysis, Group
+from gnomon.morphs.edits import Planner
+from gnomon.ops.context import Op
+from gnomon.plan import Plan
+from gnomon.repair import Prediction, TiedInCode, repair
+from gnomon.rules import NetMorph
+from gnomon.surgery import Surgery, hollow, undone_on_error
+from gnomon.tape import Call
+
+_ROUNDS, _TRIES = 4, 24
+_Place = tuple[type, str, int]
+
+
+def tried(model: nn.Module, calls: Sequence[Call], analysis: Analysis) -> Analysis:
+    """The analysis with groups refused that the model's code ties to a number."""
+    places = _merging_places(analysis)
+    suspects = [g for g in analysis.groups if g.verdict == "growable" and g.leaf in places]
+    refused: dict[str, str] = {}
+    for _ in range(_ROUNDS):
+        if not suspects:
+            break
+        fault = _fault(model, calls, analysis, suspects)
+        if fault is None:
+            break
+        blamed = _blamed(analysis, fault, suspects, places)
+        if not blamed:
+            break
+        refused |= dict.fromkeys((g.name for g in blamed), str(fault))
+        suspects = [g for g in suspects if g.name not in refused]
+    if not refused:
+        return analysis
+    groups = tuple(
+        replace(g, verdict="refused", reason=refused[g.name], rules=()) if g.name in refused else g
+        for g in analysis.groups
+    )
+    return replace(analysis, groups=groups)
+
+
+def _merging_places(analysis: Analysis) -> dict[Axis, set[_Place]]:
+    """Per leaf, the views that merge it with another factor: where its size may be written down."""
+    found: dict[Axis, set[_Place]] = defaultdict(set)
+    for recording in analysis.recordings:
+        for op, place in zip(recording.ops, _places(recording.ops), strict=True):
+            if op.name not in ("view", "_unsafe_view", "reshape"):
+                continue
+            for axis in analysis.context.axes(op.outputs[0]):
+                parts = factors(axis)
+                if len(parts) > 1:
+                    for leaf in (leaf for part in parts for leaf in leaves(part)):
+                        found[leaf].add(place)
+    return found
+
+
+def _places(ops: Sequence[Op]) -> list[_Place]:
+    """Each operation by its module's class, its name, and its number in that call of the module."""
+    counts: dict[tuple[int, ...], dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    found = []
+    for op in ops:
+        counted = counts[tuple(id(m) for m in op.path)]
+        owner = type(op.path[-1]) if op.path else type(None)
+        found.append((owner, op.name, counted[op.name]))
+        counted[op.name] += 1
+    return found
+
+
+def _fault(
+    model: nn.Module, calls: Sequence[Call], analysis: Analysis, suspects: Sequence[Group]
+) -> TiedInCode | None:
+    """Grow the suspects in shape only, look for the attributes, and take everything back."""
+    embeddings = {}
+    for g in suspects:
+        n = g.width // g.step
+        embeddings[g.name] = monomial(torch.arange(n + 2), n, 2)
+    plan: Plan = Planner(model, analysis, embeddings, NetMorph(), hollow=True).plan(
+        "trial", 0, "", (), ()
+    )
+    sizes = {g.leaf: embeddings[g.name].size for g in suspects}
+    surgery = Surgery()
+    with undone_on_error(surgery):
+        hollow(model, plan, surgery, fake=analysis.fake)
+        try:
+            repair(model, calls, Prediction(analysis, sizes), surgery, tries=_TRIES)
+        except TiedInCode as fault:
+            return fault
+        finally:
+            surgery.undo()
+    return None
+
+
+def _blamed(
+    analysis: Analysis,
+    fault: TiedInCode,
+    suspects: Sequence[Group],
+    places: dict[Axis, set[_Place]],
+) -> list[Group]:
+    """The suspects in the failing operation's axes, and those that meet it in other modules."""
+    here = fault.difference
+    ops = Prediction(analysis, {}).ops[here.recording]
+    op = ops[min(here.position, len(ops) - 1)]
+    touched = {
+        leaf
+        for tensor in (*op.outputs, *op.tensors())
+        for axis in analysis.context.axes(tensor)
+        for leaf in map(resolve, leaves(axis))
+    }
+    recorded = analysis.recordings[here.recording].ops
+    place = _places(recorded)[recorded.index(op)]
+    direct = [g for g in suspects if g.leaf in touched and place in places[g.leaf]]
+    if not direct:
+        return [g for g in suspects if g.leaf in touched]
+    return [g for g in suspects if place in places[g.leaf]]
