@@ -39,7 +39,7 @@ _NORMED = ("groupnorm", "normed_mlp", "layer_scale", "bag_of_words", "resnet")
 
 ALL_RULES: dict[str, Method] = {
     "R2R": Method(gn.R2R(), 2),
-    "R2R-one": Method(gn.R2R(), 1.2),
+    "R2R-one": Method(gn.R2R(), 1.2, tuple(_FEW)),
     "R2R-he": Method(gn.R2R(init="he", statistics="copied"), 1.5, tuple(_FEW)),
     "Net2Net": Method(gn.Net2Net(), 1.5),
     "Net2Net-even": Method(gn.Net2Net(uneven=False), 3, tuple(_FEW)),

@@ -135,6 +135,21 @@ def test_fresh_second_moments_start_at_the_square_of_the_first_gradient():
         assert old_part(ratio, edit, plan).max() < 0.1
 
 
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [("Adam", "exp_avg_sq"), ("AMSGrad", "max_exp_avg_sq"), ("RMSprop", "square_avg")],
+)
+def test_until_the_first_step_fresh_second_moments_are_the_mean_of_the_tensor(name, key):
+    """All that is left of the care for new entries if the optimizer is pickled and read again."""
+    model, optimizer = trained(name)
+    means = {n: optimizer.state[p][key].mean() for n, p in model.named_parameters()}
+    plan = grow(model, optimizer)
+    for edit in plan.edits:
+        now = optimizer.state[model.get_parameter(edit.name)][key]
+        for label, block in new_blocks(now, edit, plan):
+            assert torch.allclose(block, means[edit.name], rtol=1e-12, atol=0), label
+
+
 def test_the_watch_for_first_gradients_ends():
     model, optimizer = trained("Adam")
     for _ in range(2):

@@ -87,6 +87,21 @@ def test_growing_touches_no_generator_and_no_flag():
     assert model.ema.shape == (8,) and not model.ema.any() and not model.count
 
 
+def accelerator_state():
+    """The generator of CUDA, or the seed that waits for CUDA to start."""
+    if torch.cuda.is_initialized():
+        return torch.cuda.get_rng_state().tolist()
+    return torch.cuda._lazy_seed_tracker.manual_seed_all_cb
+
+
+def test_the_seed_of_an_accelerator_is_left_alone_even_before_it_starts():
+    model, x = TOYS["mlp"].model(), TOYS["mlp"].example()
+    torch.manual_seed(42)  # a user's: it must still be the one that CUDA starts with
+    before = accelerator_state()
+    gn.Grower(model, x).grow(gn.Widen("0", by=2))
+    assert accelerator_state() == before
+
+
 def test_a_forward_that_fails_leaves_the_model_as_it_was():
     class Fails(Messy):
         def forward(self, x):

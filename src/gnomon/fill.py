@@ -23,6 +23,8 @@ from gnomon.embedding import Embedding, solve
 from gnomon.plan import DimEdit, Plan, TensorEdit
 from gnomon.rules.base import Rule
 
+GROWING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
 _CHUNK = 1 << 19  # float64 entries worked on at once: bounds the extra memory
 
 

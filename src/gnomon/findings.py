@@ -193,7 +193,7 @@ def _unreached_neighbour(
     sizes = {owned[name].shape[dim] for name, dim in f.roles}
     for name in unreached:
         home = name.rpartition(".")[0]
-        beside = home.rpartition(".")[0] in parents and bool(home)
+        beside = any(not p or f"{home}.".startswith(f"{p}.") for p in parents)
         beside = beside and isinstance(owned[name], nn.Parameter)
         if (home in homes or beside) and sizes & set(owned[name].shape):
             return f"the recorded passes never reach '{name}', which may belong to these channels"

@@ -24,7 +24,13 @@ from gnomon.optimizers import check_optimizers
 from gnomon.plan import Plan
 from gnomon.repair import Prediction, repair
 from gnomon.statistics import measure_statistics, write_statistics
-from gnomon.surgery import Surgery, operate, undone_on_error
+from gnomon.surgery import (
+    Surgery,
+    held_parameters,
+    operate,
+    refuse_live_graph,
+    undone_on_error,
+)
 from gnomon.tape import calls_of, owned_tensors
 from gnomon.trial import tried
 from gnomon.verify import (
@@ -189,12 +195,19 @@ class Grower:
             raise ValueError(f"grow() takes a plan or a morph such as Widen(...), not {what!r}")
         if proof not in ("full", "algebra"):
             raise ValueError(f"proof must be 'full' or 'algebra', not {proof!r}")
+        with torch.inference_mode(False):
+            return self._grow(what, seed, proof)
+
+    def _grow(self, what: Plan | Morph, seed: int, proof: ProofKind) -> Receipt:
+        self._analysis = None  # a forward that enables gradients leaves its graph on the tape
+        held = held_parameters(self.model)
         start = time.perf_counter()
         analysis = self._analyse()  # anew: training may have annealed a constant meanwhile
         analysed = time.perf_counter()
         plan = what if isinstance(what, Plan) else self.plan(what, seed)
         planned = time.perf_counter()
         self._check(plan, analysis)
+        refuse_live_graph(plan, held)
         self.complete &= self._structure == self._known
         before = self._before() if proof == "full" else None
         surgery = Surgery()

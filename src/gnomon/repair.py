@@ -10,13 +10,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
 from torch import nn
 
-from gnomon.axes import Axis, Misfit, factors, form, resolve, split
+from gnomon.axes import Axis, Misfit, factors, resolve, split
 from gnomon.errors import Unsupported
 from gnomon.groups import Analysis
 from gnomon.ops.context import Context, Op
@@ -71,18 +72,26 @@ class Prediction:
 
     def __init__(self, analysis: Analysis, sizes: Mapping[Axis, int]) -> None:
         self.analysis = analysis
-        self._names = {leaf: str(i) for i, leaf in enumerate(sizes)}
-        self._sizes = {self._names[leaf]: size for leaf, size in sizes.items()}
+        self._sizes = {resolve(leaf): size for leaf, size in sizes.items()}
         self.ops = [essential(r.ops) for r in analysis.recordings]
         self.tapes = [[self._expect(op) for op in ops] for ops in self.ops]
 
     def size(self, axis: Axis) -> int:
         """The grown size of an axis."""
-        return form(axis, self._names).grown(self._sizes)
+        axis = resolve(axis)
+        if axis not in self._sizes:
+            parts = [self.size(part) for part in axis.parts]
+            combine = prod if axis.kind == "product" else sum
+            self._sizes[axis] = combine(parts) if axis.kind else axis.size
+        return self._sizes[axis]
 
     def _expect(self, op: Op) -> Expected:
         t = self.analysis.context
-        shapes = tuple(tuple(self.size(a) for a in t.axes(o)) for o in op.outputs)
+        known = [tuple(o.shape) == s for o, s in zip(op.outputs, op.shapes, strict=True)]
+        shapes = tuple(
+            tuple(self.size(a) for a in t.axes(o)) if same else s  # else reshaped in place later
+            for o, s, same in zip(op.outputs, op.shapes, known, strict=True)
+        )
         name = _SYNONYMS.get(op.name, op.name)
         return Expected(name, shapes, constants(op), self._start(op))
 
@@ -166,7 +175,7 @@ def _problem(wanted: Expected | None, op: Op) -> str:
         return f"{op.name} ran where the pass had ended"
     if _SYNONYMS.get(op.name, op.name) != wanted.name:
         return f"{wanted.name} expected, {op.name} ran"
-    shapes = tuple(tuple(o.shape) for o in op.outputs)
+    shapes = op.shapes
     if shapes != wanted.shapes:
         return f"{op.name} gave {_shown(shapes)} instead of {_shown(wanted.shapes)}"
     at = slice_start(op)

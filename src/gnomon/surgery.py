@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gnomon.errors import InUse, Stale, Unsupported
-from gnomon.fill import Clock, grown, in_format_of
+from gnomon.fill import GROWING, Clock, grown, in_format_of
 from gnomon.optimizers import FirstGradients, carried, carried_state, check_state
 from gnomon.plan import AttributeEdit, Plan, TensorEdit
 from gnomon.tape import owned_tensors
@@ -48,7 +48,7 @@ def operate(
 ) -> None:
     """Apply a plan. On any error the caller undoes `surgery`, which says what was done so far.
 
-    Raises Stale, InUse or Unsupported before anything is changed.
+    Raises Stale or Unsupported before anything is changed.
     """
     owned = owned_tensors(model)
     for edit in plan.edits:
@@ -56,7 +56,6 @@ def operate(
     _refuse_shared_memory(owned, plan.edits)
     for optimizer in optimizers:
         check_state(optimizer)
-    refuse_live_graph([(e.name, owned[e.name]) for e in plan.edits])
     start, clock = time.perf_counter(), Clock()
     for edit in plan.edits:
         tensor = owned[edit.name]
@@ -114,9 +113,6 @@ def resize(model: nn.Module, plan: Plan) -> None:
         set_attribute(model, surgery, attribute)
 
 
-_GROWING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-
-
 def _refuse_shared_memory(owned: dict[str, Tensor], edits: Sequence[TensorEdit]) -> None:
     """Different tensors over one memory would silently come apart."""
     homes: dict[int, str] = {}
@@ -141,32 +137,38 @@ def _check(owned: dict[str, Tensor], edit: TensorEdit) -> None:
             f"'{edit.name}' has shape {tuple(tensor.shape)}, but the plan was made for "
             f"{edit.shape}: plan again"
         )
-    if tensor.dtype not in _GROWING or tensor.layout != torch.strided:
+    if tensor.is_inference():
+        raise Unsupported(f"'{edit.name}' was made in inference_mode and cannot grow: clone it")
+    if tensor.dtype not in GROWING or tensor.layout != torch.strided:
         raise Unsupported(
             f"'{edit.name}' is {tensor.dtype}, {tensor.layout}: only dense floats grow"
         )
 
 
-def refuse_live_graph(tensors: Sequence[tuple[str, Tensor]]) -> None:
-    """Raise InUse if an autograd graph still holds one of these parameters.
-
-    (A frozen parameter has no such node: a loss that goes through it is not noticed.)
+def held_parameters(model: nn.Module) -> set[str]:
+    """The names of parameters that an autograd graph still holds.
 
     A parameter's AccumulateGrad node lives as long as some graph refers to it. So: fetch the node,
-    mark it, drop it, fetch again. If the mark is still there, somebody else holds the node.
+    mark it, drop it, fetch again. If the mark is still there, somebody else holds the node. (A
+    frozen parameter has no such node: a loss that goes through it is not noticed.)
     """
-    for name, tensor in tensors:
-        if tensor.is_inference():
-            raise Unsupported(
-                f"'{name}' was made in inference_mode and cannot be changed: clone it"
-            )
-        if not (isinstance(tensor, nn.Parameter) and tensor.requires_grad):
-            continue
-        _accumulator(tensor).metadata["gnomon"] = True
-        if _accumulator(tensor).metadata.pop("gnomon", False):
+    held = set()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and not parameter.is_inference():
+            _accumulator(parameter).metadata["gnomon"] = True
+            if _accumulator(parameter).metadata.pop("gnomon", False):
+                held.add(name)
+    return held
+
+
+def refuse_live_graph(plan: Plan, held: set[str]) -> None:
+    """Raise InUse if the plan edits one of these parameters."""
+    for edit in plan.edits:
+        if edit.name in held:
             raise InUse(
-                f"an autograd graph (an earlier loss, a DDP wrapper) still holds '{name}': grow "
-                f"after optimizer.step(), drop the loss first (del loss), wrap in DDP afterwards"
+                f"an autograd graph (an earlier loss, a DDP wrapper) still holds '{edit.name}': "
+                f"grow after optimizer.step(), drop the loss first (del loss), wrap in DDP "
+                f"afterwards"
             )
 
 

@@ -57,6 +57,8 @@ def calls_of(example_inputs: object) -> list[Call]:
             calls.append(((), dict(one)))
         else:
             calls.append(((one,), {}))
+    if any(not x.numel() for call in calls for x in _tensors_only(call)):
+        raise Unsupported("an example input is empty: give one with at least one entry")
     if not calls or not all(_tensors_only(call) for call in calls):
         raise Unsupported(
             f"no tensor is found in example_inputs ({type(example_inputs).__name__}): give a "
@@ -150,7 +152,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         several = out if isinstance(out, list | tuple) else [out]
         outputs = tuple(o for o in several if isinstance(o, Tensor))
         if outputs and (self._keep or self._on_op):
-            op = Op(func, name, args, kwargs, outputs, tuple(self._stack))
+            shapes = tuple(tuple(o.shape) for o in outputs)  # squeeze_ and others change them later
+            op = Op(func, name, args, kwargs, outputs, shapes, tuple(self._stack))
             if self._keep:
                 self.ops.append(op)
             if self._on_op:
@@ -229,28 +232,29 @@ def record(
     training: bool,
     fake: bool,
     keep: bool = True,
+    gradients: bool = False,
     on_op: Callable[[Op], None] | None = None,
 ) -> Recording:
     """One forward pass in eval or train mode.
 
     keep:    whether to keep the operations (and with them every activation).
+    gradients: whether autograd is on, as in training; forwards may ask.
     on_op:   called after each operation.
     Raises whatever the forward raises.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))  # composite operations hide in it
-        stack.enter_context(torch.no_grad())
+        stack.enter_context(torch.set_grad_enabled(gradients))
         for device in {p.device.type for p in model.parameters()} | {"cpu"}:
             if torch.amp.autocast_mode.is_autocast_available(device):
                 stack.enter_context(torch.autocast(device, enabled=False))
         stack.enter_context(unchanged(model))
-        stack.enter_context(_without_gradients(model))
         fast_path = torch.backends.mha.get_fastpath_enabled()  # one opaque operation otherwise
         stack.callback(torch.backends.mha.set_fastpath_enabled, fast_path)
         torch.backends.mha.set_fastpath_enabled(False)
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # kernels depend on the head's width
         stack.enter_context(_quiet())
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)  # (torch.manual_seed would reach every device)
         args, kwargs = clone_inputs(call)
         if fake:
             mode = FakeTensorMode(allow_non_fake_inputs=True)
@@ -274,28 +278,18 @@ def record(
 
 
 @contextlib.contextmanager
-def _without_gradients(model: nn.Module) -> Iterator[None]:
-    """A forward that enables gradients itself would tie our recording to the parameters."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    for parameter in trained:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in trained:
-            parameter.requires_grad_(True)
-
-
-@contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Fake tensors log every shape that does not fit; here that is an answer, not an error."""
     log = logging.getLogger("torch._subclasses.fake_tensor")
-    level = log.level
-    log.setLevel(logging.CRITICAL)
+    log.addFilter(_nothing)
     try:
         yield
     finally:
-        log.setLevel(level)
+        log.removeFilter(_nothing)
+
+
+def _nothing(_: logging.LogRecord) -> bool:
+    return False
 
 
 def wants_fake(model: nn.Module, calls: Sequence[Call]) -> bool:

@@ -43,8 +43,11 @@ def tried(model: nn.Module, calls: Sequence[Call], analysis: Analysis) -> Analys
         blamed = _blamed(analysis, fault, suspects, places)
         if not blamed:
             break
-        refused |= dict.fromkeys((g.name for g in blamed), str(fault))
-        suspects = [g for g in suspects if g.name not in refused]
+        for alike in _by_places(blamed, places):  # together they fail; which of them alone?
+            alone = fault if len(blamed) == 1 else _fault(model, calls, analysis, alike[:1])
+            if alone is not None:
+                refused |= dict.fromkeys((g.name for g in alike), str(alone))
+        suspects = [g for g in suspects if g not in blamed]
     if not refused:
         return analysis
     groups = tuple(
@@ -52,6 +55,13 @@ def tried(model: nn.Module, calls: Sequence[Call], analysis: Analysis) -> Analys
         for g in analysis.groups
     )
     return replace(analysis, groups=groups)
+
+
+def _by_places(groups: Sequence[Group], places: dict[Axis, set[_Place]]) -> list[list[Group]]:
+    alike: dict[frozenset[_Place], list[Group]] = defaultdict(list)
+    for g in groups:
+        alike[frozenset(places[g.leaf])].append(g)
+    return list(alike.values())
 
 
 def _merging_places(analysis: Analysis) -> dict[Axis, set[_Place]]:

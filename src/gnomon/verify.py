@@ -72,7 +72,7 @@ def answers(model: nn.Module, calls: Sequence[Call]) -> Answers:
     outputs, precise, jittered = [], [], []
     double, own = _fits_budget(model), _is_double(model)
     for call, training in ((c, m) for c in calls for m in (False, True)):
-        run = record(model, call, training=training, fake=False, keep=False)
+        run = record(model, call, training=training, fake=False, keep=False, gradients=training)
         outputs.append([_plain(y) for y in run.outputs])
         if double:
             values = _double_answers(model, call, training)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from gnomon.axes import Axis, form
 from gnomon.embedding import Embedding
 from gnomon.errors import Unsupported
+from gnomon.fill import GROWING
 from gnomon.flops import grown_flops
 from gnomon.groups import Analysis, fill_of
 from gnomon.layers import sizes_of
@@ -93,6 +94,9 @@ class Planner:
 
     def _std(self, name: str, tensor: Tensor, dims: list[DimEdit]) -> float:
         """The spread of new weights; of a tensor of equal entries, He's."""
+        if tensor.dtype not in GROWING or tensor.layout != torch.strided:
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise Unsupported(f"'{name}' is {kind}, {tensor.layout}: only dense floats grow")
         if tensor.is_meta or self.hollow:
             return 1.0
         matched = _spread(tensor)

@@ -24,13 +24,17 @@ Kind = Literal["mixed", "fixed", "uniform", "zero"]
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Op:
-    """One recorded ATen call: its arguments and outputs, and the modules it ran in."""
+    """One recorded ATen call: its arguments and outputs, and the modules it ran in.
+
+    shapes: of the outputs when it had run; in-place views (squeeze_) change a tensor's later.
+    """
 
     func: torch._ops.OpOverload
     name: str
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     outputs: tuple[Tensor, ...]
+    shapes: tuple[tuple[int, ...], ...]
     path: tuple[nn.Module, ...]
 
     def argument(self, position: int, name: str, default: Any = None) -> Any:
@@ -98,6 +102,16 @@ class Context:
             self._keep.append(tensor)
         return self._axes[id(tensor)]
 
+    def shape(self, tensor: Tensor) -> tuple[int, ...]:
+        """The shape of a tensor when the current operation had run."""
+        if self.op is not None:
+            for output, shape in zip(self.op.outputs, self.op.shapes, strict=True):
+                if output is tensor:
+                    return shape
+        if id(tensor) in self._axes:
+            return tuple(resolve(axis).size for axis in self._axes[id(tensor)])
+        return tuple(tensor.shape)
+
     def origin(self, tensor: Tensor) -> str | None:
         """The name of the parameter or buffer that this tensor is (a view of)."""
         return self._origin.get(id(tensor))
@@ -119,8 +133,11 @@ class Context:
 
     def give(self, tensor: Tensor, axes: Sequence[Axis]) -> None:
         """Set the axes of an output (of a tensor that has some already: tie them)."""
-        if [resolve(axis).size for axis in axes] != list(tensor.shape):
-            raise Misfit(f"axes {list(axes)} for a tensor of shape {tuple(tensor.shape)}")
+        shape = self.shape(tensor)
+        if [resolve(axis).size for axis in axes] != list(shape):
+            raise Misfit(f"axes {list(axes)} for a tensor of shape {shape}")
+        if self.op is not None and torch.Tag.inplace_view in self.op.func.tags:
+            self._axes[id(tensor)] = list(axes)
         if id(tensor) in self._axes:
             for old, new in zip(self._axes[id(tensor)], axes, strict=True):
                 self.tie(old, new)
@@ -248,7 +265,7 @@ class Context:
                 self.mixed(axis, reason)
         for output in op.outputs:
             if id(output) not in self._axes:
-                self.give(output, [Axis(size) for size in output.shape])
+                self.give(output, [Axis(size) for size in self.shape(output)])
             for axis in self.axes(output):
                 self.mixed(axis, reason)
 

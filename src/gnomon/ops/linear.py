@@ -73,7 +73,7 @@ def convolves(t: Context, op: Op) -> None:
     if bias is not None:
         t.tie(out, t.axes(bias)[0])
         t.use(bias, "write")
-    size = op.outputs[0].shape[-spatial:]
+    size = t.shape(op.outputs[0])[-spatial:]
     positions = [t.fixed(n, "a position") for n in size]
     for axis in (*kernel[2:], *t.axes(x)[-spatial:]):
         t.fix(axis, "a position")

@@ -23,7 +23,7 @@ def normalises_each_channel(t: Context, op: Op) -> None:
     t.attribute("num_features", product(factors(axes[1])[1:]))  # [batch x channels]
     t.give(op.outputs[0], list(axes))
     for extra in op.outputs[1:]:
-        t.give(extra, [axes[1]] if extra.shape == x.shape[1:2] else _unknown(t, op, extra))
+        t.give(extra, [axes[1]] if t.shape(extra) == t.shape(x)[1:2] else _unknown(t, op, extra))
 
 
 def normalises_over_channels(t: Context, op: Op) -> None:
@@ -60,7 +60,7 @@ def normalises_groups(t: Context, op: Op) -> None:
     t.no_zeros([axes[1]], op.name)
     t.give(op.outputs[0], list(axes))
     for extra in op.outputs[1:]:
-        fits = extra.shape == (batch, groups)
+        fits = t.shape(extra) == (batch, groups)
         t.give(extra, [axes[0], outer] if fits else _unknown(t, op, extra))
 
 

@@ -95,13 +95,15 @@ def is_copied_into(t: Context, op: Op) -> None:
 def is_the_same_everywhere(t: Context, op: Op) -> None:
     """zeros, ones, full: every position is alike, so any axis may be any width."""
     for output in op.outputs:
-        t.give(output, [Axis(size) for size in output.shape])
+        t.give(output, [Axis(size) for size in t.shape(output)])
 
 
 def depends_on_position(t: Context, op: Op) -> None:
     """arange, eye, randperm: no channels to grow."""
     for output in op.outputs:
-        t.give(output, [t.fixed(size, f"{op.name} depends on position") for size in output.shape])
+        t.give(
+            output, [t.fixed(size, f"{op.name} depends on position") for size in t.shape(output)]
+        )
 
 
 _SAME = (
@@ -120,7 +122,7 @@ def is_restrided(t: Context, op: Op) -> None:
     """as_strided_ to the shape it has: only the memory format is written down anew."""
     x, size, stride = op.args[:3]
     strides = [(s, n) for s, n, width in zip(stride, x.stride(), size, strict=True) if width > 1]
-    if tuple(size) != tuple(op.outputs[0].shape) or any(s != n for s, n in strides):
+    if tuple(size) != tuple(t.shape(op.outputs[0])) or any(s != n for s, n in strides):
         raise Misfit(f"no rule for {op.name} to another layout")
     t.give(op.outputs[0], list(t.axes(x)))
 

@@ -15,7 +15,7 @@ def moves_positions(t: Context, op: Op) -> None:
     for axis in axes[-spatial:]:
         t.fix(axis, "a position")
     for output in op.outputs:
-        positions = [t.fixed(size, "a position") for size in output.shape[-spatial:]]
+        positions = [t.fixed(size, "a position") for size in t.shape(output)[-spatial:]]
         t.give(output, [*axes[:-spatial], *positions])
 
 
@@ -30,7 +30,7 @@ def _reduces(averaging: bool, at: int = 1) -> OpRule:
     def reduces(t: Context, op: Op) -> None:
         x = op.args[0]
         axes = t.axes(x)
-        over = _dims(op, x.dim(), at)
+        over = _dims(op, len(t.axes(x)), at)
         averages = averaging and not (op.name in _SPREADS and op.kwargs.get("correction") != 0)
         for dim in over:
             if resolve(axes[dim]).size > 1:
@@ -38,7 +38,7 @@ def _reduces(averaging: bool, at: int = 1) -> OpRule:
         rest = [axis for i, axis in enumerate(axes) if i not in over]
         kept = [Axis(1) if i in over else axis for i, axis in enumerate(axes)]
         for output in op.outputs:
-            t.give(output, kept if output.dim() == x.dim() else rest)
+            t.give(output, kept if output.dim() == len(t.axes(x)) else rest)
 
     return reduces
 
@@ -48,15 +48,15 @@ def runs_along(t: Context, op: Op) -> None:
     x = op.args[0]
     axes = t.axes(x)
     if op.name in ("tril", "triu"):
-        dims = [x.dim() - 2, x.dim() - 1]
+        dims = [len(t.axes(x)) - 2, len(t.axes(x)) - 1]
     elif op.name == "topk":
-        dims = [position(op.argument(2, "dim", -1), x.dim())]
+        dims = [position(op.argument(2, "dim", -1), len(t.axes(x)))]
     else:
-        dims = _dims(op, x.dim(), 2 if op.name == "roll" else 1)
+        dims = _dims(op, len(t.axes(x)), 2 if op.name == "roll" else 1)
     for dim in dims:
         t.mixed(axes[dim], f"{op.name} over the axis")
     for output in op.outputs:
-        pairs = zip(axes, output.shape, strict=True)
+        pairs = zip(axes, t.shape(output), strict=True)
         t.give(output, [a if resolve(a).size == n else t.fixed(n, op.name) for a, n in pairs])
 
 
@@ -72,7 +72,7 @@ _POSITIONAL = (
 ).split()
 _SPREADS = ("var", "std", "var_mean", "std_mean")  # divided by n - 1 unless told otherwise
 _AVERAGES = "mean var var_mean std std_mean amax amin max min".split()
-_SUMS = "sum any all argmax argmin prod logsumexp nansum".split()
+_SUMS = "median nanmedian kthvalue mode sum any all argmax argmin prod logsumexp nansum".split()
 _ALONG = (
     "_softmax _safe_softmax _log_softmax cumsum cumprod roll flip sort topk tril triu "
     "logcumsumexp renorm"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from gnomon.axes import Axis, Misfit, concatenation, divide, product, regroup, resolve, split
@@ -20,9 +21,9 @@ def is_viewed(t: Context, op: Op) -> None:
     """view, reshape, unflatten: the same entries in row-major order under another shape."""
     x, y = op.args[0], op.outputs[0]
     try:
-        axes = regroup(t.axes(x), list(y.shape))
+        axes = regroup(t.axes(x), list(t.shape(y)))
     except (Misfit, IndexError):
-        axes = [Axis(size) for size in y.shape]
+        axes = [Axis(size) for size in t.shape(y)]
         for axis in (*t.axes(x), *axes):
             t.mixed(axis, "a reshape that cuts across it")
     t.give(y, axes)
@@ -63,9 +64,9 @@ def gains_a_dimension(t: Context, op: Op) -> None:
 def loses_dimensions(t: Context, op: Op) -> None:
     """squeeze, of all or of given dimensions."""
     x = op.args[0]
-    dims = op.args[1] if len(op.args) > 1 else range(x.dim())
+    dims = op.args[1] if len(op.args) > 1 else range(len(t.axes(x)))
     dims = [dims] if isinstance(dims, int) else dims
-    gone = {position(d, x.dim()) for d in dims}
+    gone = {position(d, len(t.axes(x))) for d in dims}
     kept = [a for i, a in enumerate(t.axes(x)) if not (i in gone and resolve(a).size == 1)]
     _rearranged(t, op, kept)
 
@@ -75,7 +76,7 @@ def is_expanded(t: Context, op: Op) -> None:
     y = op.outputs[0]
     own: list[Axis | None] = list(t.axes(op.args[0]))
     own = [*[None] * (y.dim() - len(own)), *own]
-    pairs = zip(own, y.shape, strict=True)
+    pairs = zip(own, t.shape(y), strict=True)
     axes = [a if a is not None and resolve(a).size == n else Axis(n) for a, n in pairs]
     _rearranged(t, op, axes)
 
@@ -129,8 +130,8 @@ def segment_axes(t: Context, axis: Axis, sizes: Sequence[int]) -> list[Axis]:
 def is_split(t: Context, op: Op) -> None:
     """split, chunk: segments along one dimension."""
     x = op.args[0]
-    dim = position(op.argument(2, "dim", 0), x.dim())
-    sizes = [y.shape[dim] for y in op.outputs]
+    dim = position(op.argument(2, "dim", 0), len(t.axes(x)))
+    sizes = [t.shape(y)[dim] for y in op.outputs]
     parts = segment_axes(t, t.axes(x)[dim], sizes)
     if isinstance(op.argument(1, "split_size"), int) and len(set(sizes)) == 1:
         for part in parts[1:]:  # chunk(n): the parts are cut alike, so they grow alike
@@ -145,9 +146,9 @@ def is_split(t: Context, op: Op) -> None:
 def is_sliced(t: Context, op: Op) -> None:
     """slice: one segment; with a step, nothing along that dimension may grow."""
     x, y = op.args[0], op.outputs[0]
-    dim = position(op.argument(1, "dim", 0) or 0, x.dim())
+    dim = position(op.argument(1, "dim", 0) or 0, len(t.axes(x)))
     start, step = op.argument(2, "start") or 0, op.argument(4, "step", 1)
-    size, taken = x.shape[dim], y.shape[dim]
+    size, taken = t.shape(x)[dim], t.shape(y)[dim]
     axes = list(t.axes(x))
     if step != 1:
         t.mixed(axes[dim], "a slice with a step")
@@ -172,7 +173,7 @@ def picks_one(t: Context, op: Op) -> None:
     """select, unbind: entries told apart by index."""
     x = op.args[0]
     axes = list(t.axes(x))
-    picked = axes.pop(position(op.argument(1, "dim", 0), x.dim()))
+    picked = axes.pop(position(op.argument(1, "dim", 0), len(t.axes(x))))
     t.fix(picked, "picked by index")
     for output in op.outputs:
         t.give(output, list(axes))
@@ -184,10 +185,10 @@ def is_padded(t: Context, op: Op) -> None:
     x, amounts = op.args[:2]
     axes = list(t.axes(x))
     for i in range(len(amounts) // 2):
-        dim, (left, right) = x.dim() - 1 - i, amounts[2 * i : 2 * i + 2]
+        dim, (left, right) = len(t.axes(x)) - 1 - i, amounts[2 * i : 2 * i + 2]
         if min(left, right) < 0:
             cut = max(-left, 0), max(-right, 0)
-            size = x.shape[dim]
+            size = t.shape(x)[dim]
             axes[dim] = _cut(t, axes[dim], cut[0], size - sum(cut), size)
         around = [t.fixed(max(n, 0), "padding") for n in (left, right)]
         axes[dim] = concatenation([around[0], axes[dim], around[1]])
@@ -201,13 +202,21 @@ def is_indexed(t: Context, op: Op) -> None:
     if op.name == "index":
         index = list(op.args[1])
     else:
-        index = [None] * position(op.args[1], x.dim()) + [op.args[2]]
+        index = [None] * position(op.args[1], len(t.axes(x))) + [op.args[2]]
     at = [i for i, chosen in enumerate(index) if chosen is not None]
-    if any(index[i].dtype.is_floating_point or index[i].element_size() == 1 for i in at):
-        raise Misfit("an index by mask")
     axes = t.axes(x)
     for i in at:
         t.fix(axes[i], "picked by index")
+    if any(index[i].dtype in (torch.bool, torch.uint8) for i in at):
+        if len(at) > 1 or at[0] != 0:
+            raise Misfit("an index by mask behind other dimensions")
+        t.use(x, "write")
+        masked = len(t.axes(index[0]))
+        for axis in axes[:masked]:
+            t.fix(axis, "picked by mask")
+        first = t.fixed(t.shape(op.outputs[0])[0], "picked by mask")
+        t.give(op.outputs[0], [first, *axes[masked:]])
+        return
     chosen = broadcast(t, [index[i] for i in at])
     rest = [axis for i, axis in enumerate(axes) if i not in at]
     front = at[0] if at == list(range(at[0], at[-1] + 1)) else 0
@@ -215,12 +224,26 @@ def is_indexed(t: Context, op: Op) -> None:
     t.give(op.outputs[0], [*rest[:front], *chosen, *rest[front:]])
 
 
+def rows_are_collected(t: Context, op: Op) -> None:
+    """index_add, scatter_add, gather: positions of one dimension move, the others pass."""
+    tensors = [x for x in op.tensors() if len(t.axes(x)) == len(t.axes(op.args[0]))]
+    dim = position(op.argument(1, "dim", 0), len(t.axes(op.args[0])))
+    for x in tensors:
+        t.fix(t.axes(x)[dim], f"{op.name} over the axis")
+        for i, axis in enumerate(t.axes(x)):
+            if i != dim:
+                t.tie(axis, t.axes(tensors[0])[i])
+    axes = list(t.axes(tensors[0]))
+    axes[dim] = t.fixed(t.shape(op.outputs[0])[dim], f"{op.name} over the axis")
+    t.give(op.outputs[0], axes)
+
+
 def halves_are_gated(t: Context, op: Op) -> None:
     """glu: one half times the sigmoid of the other, so both halves keep one width."""
     x = op.args[0]
-    dim = position(op.argument(1, "dim", -1), x.dim())
+    dim = position(op.argument(1, "dim", -1), len(t.axes(x)))
     axes = list(t.axes(x))
-    size = x.shape[dim] // 2
+    size = t.shape(x)[dim] // 2
     left, right = segment_axes(t, axes[dim], [size, size])
     t.tie(left, right)
     axes[dim] = left
@@ -231,18 +254,18 @@ def shuffles_pixels(t: Context, op: Op) -> None:
     """pixel_shuffle: channels [C x r*r] become C channels at r*r positions."""
     x, y = op.args[0], op.outputs[0]
     axes = t.axes(x)
-    channels, block = divide(axes[-3], y.shape[-3])
+    channels, block = divide(axes[-3], t.shape(y)[-3])
     _fix_positions(t, [block, *axes[-2:]])
-    t.give(y, [*axes[:-3], channels, *[t.fixed(n, "a position") for n in y.shape[-2:]]])
+    t.give(y, [*axes[:-3], channels, *[t.fixed(n, "a position") for n in t.shape(y)[-2:]]])
 
 
 def gathers_pixels(t: Context, op: Op) -> None:
     """pixel_unshuffle: C channels become [C x r*r]."""
     x, y = op.args[0], op.outputs[0]
     axes = t.axes(x)
-    block = t.fixed(y.shape[-3] // x.shape[-3], "a position")
+    block = t.fixed(t.shape(y)[-3] // t.shape(x)[-3], "a position")
     _fix_positions(t, axes[-2:])
-    positions = [t.fixed(n, "a position") for n in y.shape[-2:]]
+    positions = [t.fixed(n, "a position") for n in t.shape(y)[-2:]]
     t.give(y, [*axes[:-3], product([axes[-3], block]), *positions])
 
 
@@ -259,18 +282,18 @@ def unfolds(t: Context, op: Op) -> None:
     """im2col: [channels x kernel], positions."""
     x, y = op.args[0], op.outputs[0]
     axes = t.axes(x)
-    kernel = t.fixed(y.shape[1] // x.shape[1], "a position")
+    kernel = t.fixed(t.shape(y)[1] // t.shape(x)[1], "a position")
     _fix_positions(t, axes[2:])
-    t.give(y, [axes[0], product([axes[1], kernel]), t.fixed(y.shape[2], "a position")])
+    t.give(y, [axes[0], product([axes[1], kernel]), t.fixed(t.shape(y)[2], "a position")])
 
 
 def folds(t: Context, op: Op) -> None:
     """col2im."""
     x, y = op.args[0], op.outputs[0]
     axes = t.axes(x)
-    channels, kernel = divide(axes[1], y.shape[1])
+    channels, kernel = divide(axes[1], t.shape(y)[1])
     _fix_positions(t, [kernel, axes[2]])
-    t.give(y, [axes[0], channels, *[t.fixed(n, "a position") for n in y.shape[2:]]])
+    t.give(y, [axes[0], channels, *[t.fixed(n, "a position") for n in t.shape(y)[2:]]])
 
 
 def _fix_positions(t: Context, axes: Sequence[Axis]) -> None:
@@ -292,6 +315,9 @@ TABLE: Table = (
             *("unsafe_split", "unsafe_chunk", "unsafe_split_with_sizes"),
         ),
         is_split,
+    )
+    | dict.fromkeys(
+        ("index_add", "index_add_", "scatter_add", "scatter_add_", "gather"), rows_are_collected
     )
     | {
         "permute": is_permuted,
