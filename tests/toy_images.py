@@ -167,13 +167,13 @@ class ShuffleNet(nn.Module):
         self.enter = nn.Conv2d(2, 6, 1)
         self.grouped = nn.Conv2d(6, 6, 3, padding=1, groups=2)
         self.after = nn.Conv2d(6, 6, 1, groups=3)
-        self.head = pooled(6)
+        self.shuffle, self.head = nn.ChannelShuffle(3), pooled(6)
 
     def forward(self, x):
         x = F.relu(self.grouped(F.relu(self.enter(x))))
         n, c, h, w = x.shape
         x = x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
-        return self.head(F.relu(self.after(x)))
+        return self.head(F.relu(self.shuffle(self.after(x))))
 
 
 def weight_normed_conv():

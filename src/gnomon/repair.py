@@ -87,11 +87,7 @@ class Prediction:
 
     def _expect(self, op: Op) -> Expected:
         t = self.analysis.context
-        known = [tuple(o.shape) == s for o, s in zip(op.outputs, op.shapes, strict=True)]
-        shapes = tuple(
-            tuple(self.size(a) for a in t.axes(o)) if same else s  # else reshaped in place later
-            for o, s, same in zip(op.outputs, op.shapes, known, strict=True)
-        )
+        shapes = tuple(tuple(self.size(a) for a in axes) for axes in t.made(op))
         name = _SYNONYMS.get(op.name, op.name)
         return Expected(name, shapes, constants(op), self._start(op))
 

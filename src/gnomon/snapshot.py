@@ -123,9 +123,11 @@ class _Snapshot:
     def _keep_tensor(self, value: Tensor) -> None:
         if value.is_meta or value.layout != torch.strided:
             return
-        saved = value.detach().clone()
+        saved, joined = value.detach().clone(), value.requires_grad
 
         def put_back() -> None:
+            if value.requires_grad and not joined:
+                value.detach_()  # a pass with gradients wrote an activation into it
             if value.shape != saved.shape or not _same_bits(value, saved):
                 with torch.no_grad():
                     value.set_(saved) if value.shape != saved.shape else value.copy_(saved)  # type: ignore[call-overload]

@@ -184,7 +184,7 @@ def _holders(optimizers: Sequence[Optimizer], tensor: Tensor) -> list[Optimizer]
 
 
 def _resize(surgery: Surgery, tensor: Tensor, edit: TensorEdit, new: Tensor, plan: Plan) -> None:
-    before, gradient = tensor.detach(), tensor.grad
+    before, gradient = tensor.detach(), tensor.grad if tensor.is_leaf else None
     surgery.old[edit.name] = before
 
     def undo() -> None:

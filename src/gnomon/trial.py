@@ -27,6 +27,7 @@ from gnomon.tape import Call
 
 _ROUNDS, _TRIES = 4, 24
 _Place = tuple[type, str, int]
+_Part = tuple[_Place, int]  # which factor of that operation's output
 
 
 def tried(model: nn.Module, calls: Sequence[Call], analysis: Analysis) -> Analysis:
@@ -57,25 +58,25 @@ def tried(model: nn.Module, calls: Sequence[Call], analysis: Analysis) -> Analys
     return replace(analysis, groups=groups)
 
 
-def _by_places(groups: Sequence[Group], places: dict[Axis, set[_Place]]) -> list[list[Group]]:
-    alike: dict[frozenset[_Place], list[Group]] = defaultdict(list)
+def _by_places(groups: Sequence[Group], places: dict[Axis, set[_Part]]) -> list[list[Group]]:
+    alike: dict[frozenset[_Part], list[Group]] = defaultdict(list)
     for g in groups:
         alike[frozenset(places[g.leaf])].append(g)
     return list(alike.values())
 
 
-def _merging_places(analysis: Analysis) -> dict[Axis, set[_Place]]:
+def _merging_places(analysis: Analysis) -> dict[Axis, set[_Part]]:
     """Per leaf, the views that merge it with another factor: where its size may be written down."""
-    found: dict[Axis, set[_Place]] = defaultdict(set)
+    found: dict[Axis, set[_Part]] = defaultdict(set)
     for recording in analysis.recordings:
         for op, place in zip(recording.ops, _places(recording.ops), strict=True):
             if op.name not in ("view", "_unsafe_view", "reshape"):
                 continue
-            for axis in analysis.context.axes(op.outputs[0]):
-                parts = factors(axis)
-                if len(parts) > 1:
-                    for leaf in (leaf for part in parts for leaf in leaves(part)):
-                        found[leaf].add(place)
+            whole = [factors(axis) for axis in analysis.context.made(op)[0]]
+            flat = [part for parts in whole for part in parts]
+            for part in (part for parts in whole if len(parts) > 1 for part in parts):
+                for leaf in leaves(part):
+                    found[leaf].add((place, flat.index(part)))
     return found
 
 
@@ -119,7 +120,7 @@ def _blamed(
     analysis: Analysis,
     fault: TiedInCode,
     suspects: Sequence[Group],
-    places: dict[Axis, set[_Place]],
+    places: dict[Axis, set[_Part]],
 ) -> list[Group]:
     """The suspects in the failing operation's axes, and those that meet it in other modules."""
     here = fault.difference
@@ -133,7 +134,6 @@ def _blamed(
     }
     recorded = analysis.recordings[here.recording].ops
     place = _places(recorded)[recorded.index(op)]
-    direct = [g for g in suspects if g.leaf in touched and place in places[g.leaf]]
-    if not direct:
-        return [g for g in suspects if g.leaf in touched]
-    return [g for g in suspects if place in places[g.leaf]]
+    here_too = [g for g in suspects if any(place == at for at, _ in places[g.leaf])]
+    direct = [g for g in here_too if g.leaf in touched]
+    return here_too if direct else [g for g in suspects if g.leaf in touched]

@@ -84,6 +84,7 @@ class Context:
         self.attributes: list[tuple[nn.Module, str, Axis]] = []
         self.unknown: dict[str, str] = {}
         self.used: set[str] = set()
+        self._made: dict[int, list[list[Axis]]] = {}
         self.op: Op | None = None
         self._told: set[str] = set()
         for name, tensor in owned.items():
@@ -101,6 +102,10 @@ class Context:
             self._axes[id(tensor)] = fixed
             self._keep.append(tensor)
         return self._axes[id(tensor)]
+
+    def made(self, op: Op) -> list[list[Axis]]:
+        """The axes of an operation's outputs as they were when it had run."""
+        return self._made.get(id(op), [[] for _ in op.outputs])
 
     def shape(self, tensor: Tensor) -> tuple[int, ...]:
         """The shape of a tensor when the current operation had run."""
@@ -244,6 +249,7 @@ class Context:
             RecursionError,
         ) as fault:
             self._freeze(op, str(fault) if isinstance(fault, Misfit) else f"{op.name} ({fault})")
+        self._made[id(op)] = [list(self.axes(output)) for output in op.outputs]
         self._default_uses(op, inputs)
         alone = all(id(t) in self._origin or id(t) in self._computed for t in inputs)
         if alone or op.name in ("ones_like", "full_like", "rand_like", "randn_like"):
