@@ -141,7 +141,7 @@ def _table(plan: Plan) -> str:
     name_width = max((len(w.group) for w in plan.widths), default=0)
     for w in plan.widths:
         asked = f"   (asked {w.asked} -> {w.new})" if w.asked != w.new else ""
-        lines.append(f"  {w.group:{name_width}}  {w.old:>6} -> {w.new:<6}{asked}")
+        lines.append(f"  {w.group:{name_width}}  {w.old:>6} -> {w.new}{asked}")
     before, after = plan.parameters
     lines.append(f"  {len(plan.edits)} tensors; parameters {before:,} -> {after:,}")
     if plan.flops[0]:
