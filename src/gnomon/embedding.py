@@ -98,6 +98,11 @@ class Embedding:
         )
 
     @cached_property
+    def singles(self) -> Embedding:
+        """One channel for each signal that a pair of twins carries."""
+        return Embedding(self.source[::2], self.factor[::2], self.old, self.fresh)
+
+    @cached_property
     def restricted(self) -> tuple[Tensor, Embedding]:
         """The old channels that have copies, and this embedding on the touched channels alone."""
         source = self.source[self.touched]

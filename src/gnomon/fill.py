@@ -10,6 +10,7 @@ For a weight with fresh rows (its own channels grow) and new columns (it reads g
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import prod
@@ -25,7 +26,7 @@ from gnomon.rules.base import Rule
 
 GROWING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
-_CHUNK = 1 << 19  # float64 entries worked on at once: bounds the extra memory
+_CHUNK = 1 << 17  # float64 entries worked on at once: bounds the extra memory
 
 
 @dataclass
@@ -95,14 +96,14 @@ class _Work:
         if not source.numel():
             return new
         rest = new.narrow(dim, e.old, source.numel())
+        if e.restricted[1].twins and not e.restricted[1].old:
+            pairs = torch.unflatten(rest, dim, (e.fresh, 2))
+            first, second = pairs.unbind(dim + 1)
+            self._read_into(first, self._fresh_rows(self.old, make, e))
+            second.copy_(first)
+            return new
         if e.fresh:
             fresh = self._read(self._fresh_rows(self.old, make, e))
-            if bool((source >= e.old).all()):
-                if rest.is_contiguous():
-                    torch.index_select(fresh, dim, source - e.old, out=rest)
-                else:
-                    rest.copy_(fresh.index_select(dim, source - e.old))
-                return new
             kept = torch.cat([kept, fresh], dim)
         rest.copy_(_carried(kept, dim, source))
         return new
@@ -151,6 +152,9 @@ class _Work:
         if not e.touched.numel():
             return
         owners, touched = e.restricted
+        if touched.twins and not touched.old and self.rule.preserves:
+            self._read_twins_into(new, old, dim, e)
+            return
         place, owners = e.touched.to(old.device), owners.to(old.device)
         first, last = int(e.touched[0]), int(e.touched[-1])
         whole = last - first + 1 == e.touched.numel()
@@ -164,6 +168,28 @@ class _Work:
                 target.narrow(dim, first, touched.size).copy_(z)
             else:
                 target.index_copy_(dim, place, z)
+
+    def _read_twins_into(self, new: Tensor, old: Tensor, dim: int, e: Embedding) -> None:
+        """+b and -b, the one solution for pairs of fresh signals; only b is drawn."""
+        touched = e.restricted[1]
+        for rows in _row_chunks(old.shape, dim, touched.fresh):
+            part, target = (old, new) if dim == 0 else (old[rows], new[rows])
+            columns = _three(part.narrow(dim, 0, 0), dim).double().cpu()
+            b = self.rule.free(columns, touched.singles, self.draws[dim])
+            b = b.to(old.dtype).to(old.device).reshape(_resized(part.shape, dim, touched.fresh))
+            for start, first, count in _pair_runs(e):
+                pairs = torch.unflatten(target.narrow(dim, start, 2 * count), dim, (count, 2))
+                left, right = pairs.unbind(dim + 1)
+                left.copy_(b.narrow(dim, first, count))
+                torch.neg(left, out=right) if right.is_contiguous() else right.copy_(-left)
+
+
+def _pair_runs(e: Embedding) -> list[tuple[int, int, int]]:
+    """Stretches of neighbouring pairs: (first channel, first fresh signal, number of pairs)."""
+    firsts = e.touched[::2]
+    breaks = (firsts.diff() != 2).nonzero().squeeze(1) + 1
+    starts = [0, *breaks.tolist(), firsts.numel()]
+    return [(int(firsts[a]), a, b - a) for a, b in itertools.pairwise(starts)]
 
 
 def _carried(signals: Tensor, dim: int, source: Tensor) -> Tensor:

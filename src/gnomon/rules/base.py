@@ -76,7 +76,10 @@ class Rule(ABC):
 
     @abstractmethod
     def free(self, columns: Tensor, e: Embedding, draw: Draw) -> Tensor:
-        """Z on the touched channels: (O, K, I) float64, for old readers (O, N, I) float64."""
+        """Z on the touched channels: (O, K, I) float64, for old readers (O, N, I) float64.
+
+        Where all fresh signals are pairs of twins, only the first of each pair is asked for.
+        """
 
 
 def divided(columns: Tensor, e: Embedding, draw: Draw, *, uneven: bool) -> Tensor:

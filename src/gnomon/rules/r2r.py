@@ -40,9 +40,8 @@ class R2R(Rule):
     def free(self, columns: Tensor, e: Embedding, draw: Draw) -> Tensor:
         """±b for twins, zero-sum triples on a grid, shares where a channel joined an old one."""
         rows, inner = columns.shape[0], columns.shape[2]
-        if e.twins and not e.old:
-            b = draw.weights((rows, e.fresh, inner))
-            return torch.stack([b, -b], dim=2).reshape(rows, e.size, inner)
+        if e.size == e.fresh:  # one of each pair: its twin gets the opposite sign
+            return draw.weights((rows, e.size, inner))
         z = divided(columns, e, draw, uneven=True)
         for signals, channels in e.classes:
             fresh = channels[signals >= e.old]
