@@ -32,7 +32,7 @@ from gnomon.surgery import (
     undone_on_error,
 )
 from gnomon.tape import calls_of, owned_tensors
-from gnomon.trial import tried
+from gnomon.trial import refuse, tied_in_code
 from gnomon.verify import (
     Answers,
     Proof,
@@ -151,6 +151,7 @@ class Grower:
         check_optimizers(model, self._optimizers)
         self._analysis: Analysis | None = None
         self._structure = ""
+        self._tied: dict[str, str] = {}
         self._analyse()
         self._known = self._structure
         self.complete = True  # whether `history` holds all growth since this grower was made
@@ -163,11 +164,11 @@ class Grower:
         return self._analysis
 
     def _analyse(self) -> Analysis:
-        start = time.perf_counter()
-        found = analyse(self.model, self._calls, self._ops)
-        self._analysis = tried(self.model, self._calls, found)
-        self._structure = structure(self.model)
-        self._analysis.seconds = time.perf_counter() - start
+        found, digest = analyse(self.model, self._calls, self._ops), structure(self.model)
+        if digest != self._structure:
+            self._tied = tied_in_code(self.model, self._calls, found)
+        self._structure = digest
+        self._analysis = refuse(found, self._tied)
         return self._analysis
 
     @property

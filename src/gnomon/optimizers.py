@@ -109,9 +109,11 @@ def _initial(optimizer: Optimizer, key: str) -> float:
 def carried(value: Tensor, edit: TensorEdit, plan: Plan, *, degree: int, start: float) -> Tensor:
     """A gradient-like tensor after an edit.
 
-    Readers of copies keep their column; r writers of one signal share its gradient, so a moment of
-    degree d is divided by r^d; entries of fresh signals are `start`.
+    Readers of copies keep their column. r writers of one signal share its gradient: a moment of
+    degree d is divided by r^d if they share evenly; if nobody knows how, first moments are divided
+    by r and second ones kept, which cannot move anything too far. Fresh entries are `start`.
     """
+    power = degree if plan.rule.evenly else min(degree, 2 - degree)
     new = value
     for d in edit.dims:
         e = plan.embedding(d.form)
@@ -119,7 +121,7 @@ def carried(value: Tensor, edit: TensorEdit, plan: Plan, *, degree: int, start: 
         new = new.index_select(d.dim, torch.where(old, e.source, 0).to(value.device))
         copies = e.copies[e.source.clamp(min=0)]
         if d.role != "read" and bool((old & (copies > 1)).any()):
-            share = torch.where(old, copies, 1).to(value) ** -degree
+            share = torch.where(old, copies, 1).to(value) ** -power
             new = new * share.reshape([-1 if i == d.dim else 1 for i in range(value.dim())])
     for dim, index in _fresh_index(edit, plan, value.device):
         new = new.index_fill(dim, index, start)

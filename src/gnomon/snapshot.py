@@ -68,14 +68,15 @@ class _Snapshot:
             waiting += self._look(value)
 
     def _look(self, value: Any) -> list[Any]:
-        if isinstance(value, nn.Parameter | nn.Module):
-            return []  # parameters are looked after by storage, modules are all visited
-        if isinstance(value, Tensor):
-            self._keep_tensor(value)
-        elif isinstance(value, dict):
+        if isinstance(value, dict):
             return self._keep_dict(value)
-        elif isinstance(value, list | deque | set):
+        if isinstance(value, list | deque | set):
             return self._keep_collection(value)
+        if isinstance(value, Tensor):  # (isinstance of nn.Parameter is slow, and asked often)
+            if type(value) is not nn.Parameter and not getattr(value, "_is_param", False):
+                self._keep_tensor(value)
+        elif isinstance(value, nn.Module):
+            return []  # all of them are visited anyway
         elif isinstance(value, tuple):
             return list(value)
         elif isinstance(value, torch.Generator):

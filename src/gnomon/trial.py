@@ -8,7 +8,7 @@ operation are refused, and those that meet the same operation of the same class 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -30,8 +30,8 @@ _Place = tuple[type, str, int]
 _Part = tuple[_Place, int]  # which factor of that operation's output
 
 
-def tried(model: nn.Module, calls: Sequence[Call], analysis: Analysis) -> Analysis:
-    """The analysis with groups refused that the model's code ties to a number."""
+def tied_in_code(model: nn.Module, calls: Sequence[Call], analysis: Analysis) -> dict[str, str]:
+    """The groups that the model's code ties to a number, each with the reason."""
     places = _merging_places(analysis)
     suspects = [g for g in analysis.groups if g.verdict == "growable" and g.leaf in places]
     refused: dict[str, str] = {}
@@ -49,8 +49,11 @@ def tried(model: nn.Module, calls: Sequence[Call], analysis: Analysis) -> Analys
             if alone is not None:
                 refused |= dict.fromkeys((g.name for g in alike), str(alone))
         suspects = [g for g in suspects if g not in blamed]
-    if not refused:
-        return analysis
+    return refused
+
+
+def refuse(analysis: Analysis, refused: Mapping[str, str]) -> Analysis:
+    """The analysis with these groups refused."""
     groups = tuple(
         replace(g, verdict="refused", reason=refused[g.name], rules=()) if g.name in refused else g
         for g in analysis.groups

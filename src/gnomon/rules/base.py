@@ -58,6 +58,11 @@ class Rule(ABC):
         if self.statistics not in ("measured", "copied"):
             raise ValueError(f"statistics must be 'measured' or 'copied', not {self.statistics!r}")
 
+    @property
+    def evenly(self) -> bool:
+        """Whether copies of one channel get equal shares of its gradient."""
+        return False
+
     def __repr__(self) -> str:
         options = [
             f"{f.name}={value!r}"

@@ -30,6 +30,11 @@ class Net2Net(Rule):
 
     source: ClassVar[str] = "Chen et al., Net2Net, section 2.2 (Net2WiderNet)"
 
+    @property
+    def evenly(self) -> bool:
+        """Equal shares of the readers are equal shares of the gradient."""
+        return not self.uneven
+
     def embed(self, n: int, k: int, laws: frozenset[Law], draw: Draw) -> Embedding:
         """Copies; where channels are averaged, all of them equally often."""
         averaged = next((law for law in laws if law.kind == "uniform"), None)

@@ -1,0 +1,78 @@
+"""What the README and the docs tell people to type works as written."""
+
+import re
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import gnomon as gn
+
+ROOT = Path(__file__).parent.parent
+
+
+def code_blocks(page):
+    """The Python blocks of a page."""
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
+
+
+def test_the_readme_opens_with_two_commands_and_ci_runs_the_second_word_for_word():
+    commands = re.findall(r"```bash\n(.*?)\n```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    assert len(commands) == 2
+    assert commands[0].endswith("gnomon demo")
+    assert commands[1] in (ROOT / ".ci/run").read_text()
+
+
+def test_every_page_and_picture_that_is_linked_exists():
+    for page in [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")]:
+        for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            assert (page.parent / link).is_file(), f"{page.name} links {link}"
+
+
+def test_the_rule_of_the_docs_keeps_the_function():
+    names = {}
+    exec(code_blocks("docs/adding-a-rule.md")[0], names)
+    rule = names["Quadruples"]()
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 5), nn.GELU(), nn.Linear(5, 2)).double()
+    x = torch.randn(7, 3, dtype=torch.float64)
+    old = model(x).detach()
+    receipt = gn.Grower(model, x).grow(gn.Widen("0", add=8, rule=rule))
+    assert (model(x) - old).abs().max() <= 1e-12 * old.abs().max()
+    new = model[2].weight.detach()[:, 5:].unflatten(1, (2, 4))
+    assert (new != 0).all() and torch.equal(new.sum(2), torch.zeros(2, 2, dtype=torch.float64))
+    again = gn.Plan.from_json(receipt.plan.to_json(), rules=[names["Quadruples"]])
+    assert again.rule == rule
+
+
+def test_the_operation_of_the_docs_lets_channels_pass():
+    library = torch.library.Library("mylib", "DEF")
+    library.define("smooth(Tensor x) -> Tensor")
+    library.impl("smooth", lambda x: x.cumsum(2), "CompositeExplicitAutograd")
+    try:
+        source = code_blocks("docs/adding-an-op.md")[0].partition("grower = ")[0]
+        names = {}
+        exec(source, names)
+        model = Smoothed().double()
+        x = torch.randn(2, 3, 6, dtype=torch.float64)
+        refused = next(g for g in gn.Grower(model, x).groups if g.name == "a")
+        assert refused.verdict == "refused" and "no rule for smooth" in refused.reason
+        old = model(x).detach()
+        grower = gn.Grower(model, x, ops={"mylib::smooth": names["keeps_channels"]})
+        grower.grow(gn.Widen("a", add=3))
+        assert model.a.out_channels == 7
+        assert (model(x) - old).abs().max() <= 1e-12 * old.abs().max()
+    finally:
+        library._destroy()
+
+
+class Smoothed(nn.Module):
+    """Two convolutions with a custom operation between them."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Conv1d(3, 4, 3)
+        self.b = nn.Conv1d(4, 2, 1)
+
+    def forward(self, x):
+        return self.b(torch.ops.mylib.smooth(self.a(x)))
