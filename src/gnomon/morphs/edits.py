@@ -13,8 +13,9 @@ from gnomon.axes import Axis, form
 from gnomon.embedding import Embedding
 from gnomon.errors import Unsupported
 from gnomon.fill import GROWING
+from gnomon.findings import segment_of
 from gnomon.flops import grown_flops
-from gnomon.groups import Analysis, fill_of
+from gnomon.groups import Analysis, Group, fill_of
 from gnomon.layers import sizes_of
 from gnomon.ops.context import Role
 from gnomon.plan import AttributeEdit, DimEdit, Plan, TensorEdit, WidthChange
@@ -62,6 +63,16 @@ class Planner:
             parameters=(before, before + added),
             flops=grown_flops(self.analysis, self._sizes()),
         )  # fmt: skip
+
+    def width(self, group: Group) -> int:
+        """The channels where the first writer makes them, once all groups have grown."""
+        names = {leaf: str(i) for i, leaf in enumerate(self._sizes())}
+        sizes = {names[leaf]: size for leaf, size in self._sizes().items()}
+        for wanted in ("write", "follow", "read"):
+            for slot in (s for s in group.slots if s.role == wanted):
+                segment = segment_of(self.analysis.context.dims[slot.name][slot.dim], group.leaf)
+                return form(segment, names).grown(sizes)
+        raise AssertionError(f"'{group.name}' has no slots")
 
     def _sizes(self) -> dict[Axis, int]:
         by_name = {g.name: g.leaf for g in self.analysis.groups}

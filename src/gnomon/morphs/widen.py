@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import SupportsFloat, SupportsIndex, cast
 
@@ -102,9 +102,10 @@ class Widen:
         if not embeddings:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped[:8])
             raise Unsupported(f"nothing under {list(self.patterns)} can grow by {self}. {reasons}")
-        return Planner(model, analysis, embeddings, self.rule).plan(
-            str(self), seed, fingerprint, tuple(widths), tuple(skipped)
-        )
+        planner = Planner(model, analysis, embeddings, self.rule)
+        by_name = {g.name: g for g, _ in chosen}
+        widths = [replace(w, new=planner.width(by_name[w.group])) for w in widths]
+        return planner.plan(str(self), seed, fingerprint, tuple(widths), tuple(skipped))
 
     def _embed(self, group: Group, selected: set[str], seed: int) -> tuple[Embedding, WidthChange]:
         missing = sorted(group.joint - selected)

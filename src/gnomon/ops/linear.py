@@ -57,6 +57,8 @@ def convolves(t: Context, op: Op) -> None:
         t.tie(channels, kernel[0])
         out = product([outer, kernel[1]])
         t.contract(inside if groups > 1 else channels, x, weight, kernel[0])
+        if groups > 1:  # one dimension holds the groups and what each of them reads
+            t.mixed(outer, "the groups of a transposed convolution")
     else:
         t.tie(inside, kernel[1])
         out_groups, made = divide(kernel[0], groups)
@@ -68,8 +70,6 @@ def convolves(t: Context, op: Op) -> None:
             t.contract(inside, x, weight, kernel[1])
     if groups > 1:
         t.attribute("groups", outer)
-        if transposed:
-            raise Misfit("a grouped transposed convolution")
     if bias is not None:
         t.tie(out, t.axes(bias)[0])
         t.use(bias, "write")
