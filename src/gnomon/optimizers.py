@@ -40,7 +40,7 @@ MOMENTS: Mapping[str, Moment] = {
     "acc_delta": Moment(2, "mean"),  # Adadelta
     "exp_inf": Moment(1, "mean"),  # Adamax
 }
-_RAISED = ("exp_avg_sq", "max_exp_avg_sq", "square_avg")
+RAISED = ("exp_avg_sq", "max_exp_avg_sq", "square_avg")
 
 
 def check_optimizers(model: nn.Module, optimizers: Iterable[Optimizer]) -> None:
@@ -144,8 +144,9 @@ class FirstGradients:
     A hook that runs before every step of the optimizer. At the first one the moment of a new entry
     becomes its gradient's square; in the following ones it is raised to every larger square, which
     bounds the step by the learning rate while gradients still grow from zero (NetMorph's do).
-    After HOLD steps the hook is idle. Losing it earlier (a pickled optimizer has no hooks) leaves
-    the tensor's mean, or what was reached.
+    It looks at each of the first ten steps and at every tenth after that; after HOLD steps it is
+    idle. Losing it earlier (a pickled optimizer has no hooks) leaves the tensor's mean, or what was
+    reached.
     """
 
     HOLD = 100  # steps; by then new readers have grown to the size of old ones
@@ -168,16 +169,13 @@ class FirstGradients:
             gradient = parameter.grad
             if gradient is None or gradient.is_sparse or id(parameter) not in groups:
                 continue
-            state = optimizer.state.get(parameter, {})
-            square = gradient * gradient * _correction(state, groups[id(parameter)])
-            for key in _RAISED:
-                moment = state.get(key)
-                if moment is not None:
-                    least = square if not steps else torch.maximum(moment, square.to(moment))
-                    moment.copy_(torch.where(new, least.to(moment), moment))
             self._waiting[parameter] = new, steps + 1
             if steps + 1 >= self.HOLD:
                 del self._waiting[parameter]
+            if steps < 10 or steps % 10 == 0:
+                state = optimizer.state.get(parameter, {})
+                square = gradient * gradient * _correction(state, groups[id(parameter)])
+                _raise(state, new, square, first=not steps)
 
     def watch(self, parameter: Tensor, edit: TensorEdit, plan: Plan) -> Callable[[], None]:
         """Wait for the first gradients of a grown parameter's new entries. Returns the undo."""
@@ -193,6 +191,12 @@ class FirstGradients:
                 self._waiting[parameter] = before
 
         return undo
+
+
+def _raise(state: Mapping[str, Any], new: Tensor, square: Tensor, *, first: bool) -> None:
+    for moment in (state[key] for key in RAISED if key in state):
+        least = square.to(moment) if first else torch.maximum(moment, square.to(moment))
+        moment.copy_(torch.where(new, least, moment))
 
 
 def _correction(state: Mapping[str, Any], group: Mapping[str, Any]) -> float:

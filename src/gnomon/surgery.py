@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 from gnomon.errors import InUse, Stale, Unsupported
 from gnomon.fill import GROWING, Clock, grown, in_format_of
-from gnomon.optimizers import FirstGradients, carried, carried_state, check_state
+from gnomon.optimizers import RAISED, FirstGradients, carried, carried_state, check_state
 from gnomon.plan import AttributeEdit, Plan, TensorEdit
 from gnomon.tape import owned_tensors
 
@@ -63,7 +63,7 @@ def operate(
         _resize(surgery, tensor, edit, grown(tensor, edit, plan, clock), plan)
         for optimizer, values in state:
             _set_state(surgery, optimizer, tensor, values)
-            if values:
+            if any(key in RAISED for key in values):
                 hook, take_off = FirstGradients.of(optimizer)
                 surgery._undo += [take_off, hook.watch(tensor, edit, plan)]
     for attribute in plan.attributes:
