@@ -14,8 +14,8 @@ ROOT = Path(gnomon.__file__).parent
 ORDER = """
 errors, axes, draw -> embedding -> rules -> ops -> tape, snapshot -> findings -> groups -> plan
 -> fill, optimizers -> surgery -> activations, blocks -> flops, layers -> morphs
--> algebra, statistics, repair, verify, trial -> grower -> checkpoint, schedule -> models
--> callbacks, evolution -> lab -> report -> cli
+-> prediction, fingerprint -> algebra, statistics, repair, verify, receipt -> trial -> grower
+-> checkpoint, schedule -> models -> callbacks, evolution -> lab -> report -> cli
 """
 LEVEL = {name.strip(): i for i, level in enumerate(ORDER.split("->")) for name in level.split(",")}
 

@@ -12,9 +12,10 @@ from gnomon.errors import (
     Unsupported,
 )
 from gnomon.groups import Group, Slot
-from gnomon.grower import Grower, Receipt
+from gnomon.grower import Grower
 from gnomon.morphs import Widen
 from gnomon.plan import Plan
+from gnomon.receipt import Receipt
 from gnomon.rules import R2R, Hybrid, Net2Net, NetMorph, RandPad, Rule
 
 __version__ = "0.1.0"

@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gnomon.errors import BadCheckpoint, GrowthError
-from gnomon.grower import Grower, structure
+from gnomon.fingerprint import structure
+from gnomon.grower import Grower
 from gnomon.ops.context import OpRule
 from gnomon.plan import Plan
 from gnomon.surgery import resize

@@ -198,3 +198,24 @@ def fill_of(t: Context, name: str, roles: Iterable[Role], tensor: Tensor) -> Fil
         return t.fills[name]
     vector = tensor.numel() == max(tensor.shape)
     return "mean" if vector and set(roles) == {"follow"} else "draw"
+
+
+def table(model: nn.Module, analysis: Analysis) -> str:
+    """The groups as a table a person can read."""
+    parameters = sum(p.numel() for p in model.parameters())
+    growable = sum(g.verdict == "growable" for g in analysis.groups)
+    title = f"{type(model).__name__}: {parameters:,} parameters, "
+    lines = [title + f"{growable} of {len(analysis.groups)} groups growable"]
+    name_width = max([5, *(len(g.name) for g in analysis.groups)])
+    lines.append(f"  {'group':{name_width}}  {'width':>6} {'step':>4} {'slots':>5}  may grow")
+    for g in analysis.groups:
+        may = "any rule" if g.verdict == "growable" else f"{g.verdict}: {g.reason}"
+        lines.append(f"  {g.name:{name_width}}  {g.width:>6} {g.step:>4} {len(g.slots):>5}  {may}")
+    for operation, where in analysis.context.unknown.items():
+        lines.append(f"  no rule for {operation} in '{where}': what it touches stays as it is")
+    if analysis.unreached:
+        shown = ", ".join(analysis.unreached[:4]) + (", ..." if len(analysis.unreached) > 4 else "")
+        lines.append(f"  never reached by the example inputs: {shown}")
+    if analysis.random:
+        lines.append(f"  random: {', '.join(analysis.random)}")
+    return "\n".join(lines)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
@@ -18,11 +16,14 @@ from torch.optim import Optimizer
 from gnomon.algebra import prove_algebra
 from gnomon.axes import Axis
 from gnomon.errors import InUse, Stale, Unsupported
-from gnomon.groups import Analysis, Group, analyse
+from gnomon.fingerprint import fingerprint, structure
+from gnomon.groups import Analysis, Group, analyse, table
 from gnomon.ops.context import OpRule
 from gnomon.optimizers import check_optimizers
 from gnomon.plan import Plan
-from gnomon.repair import Prediction, repair
+from gnomon.prediction import Prediction
+from gnomon.receipt import Receipt, Seconds
+from gnomon.repair import repair
 from gnomon.statistics import measure_statistics, write_statistics
 from gnomon.surgery import (
     Surgery,
@@ -54,73 +55,6 @@ class Morph(Protocol):
 
     def plan(self, model: nn.Module, analysis: Analysis, fingerprint: str, seed: int) -> Plan:
         """The edits on this model; raises GrowthError if it cannot be done."""
-
-
-@dataclass(frozen=True)
-class Seconds:
-    """How long a growth took; drawing random numbers is part of neither edits nor proof."""
-
-    analysis: float
-    plan: float
-    edits: float
-    drawing: float
-    proof: float
-
-    @property
-    def growth(self) -> float:
-        """Plan, draws and edits."""
-        return self.plan + self.drawing + self.edits
-
-
-@dataclass(frozen=True)
-class Receipt:
-    """What a growth did, and its proof.
-
-    largest_change: max over output tensors, calls and modes of max|change| / max|old|.
-    largest_change_float64: the same with everything in float64, or None where that cannot be had.
-    noise_floor: the old model's own rounding error, measured alike, or None.
-    parameters, flops: before and after (FLOPs of one example's forward pass).
-    renamed: state_dict names that moved; empty for Widen.
-    """
-
-    plan: Plan
-    largest_change: float
-    largest_change_float64: float | None
-    noise_floor: float | None
-    preserves: bool
-    parameters: tuple[int, int]
-    flops: tuple[int, int]
-    seconds: Seconds
-    proved_by: str
-    renamed: Mapping[str, str]
-
-    def __str__(self) -> str:
-        p, f, s = self.parameters, self.flops, self.seconds
-        claim = "function kept" if self.preserves else "function NOT kept (asked for)"
-        if self.proved_by == "algebra":
-            measured = "the equation on every stored tensor; outputs not compared"
-        else:
-            measured = f"outputs moved {self.largest_change:.1e} of the largest"
-        lines = [f"receipt: {self.plan.morph}", f"  {claim}: {measured}"]
-        if self.largest_change_float64 is not None:
-            lines.append(f"  in float64: {self.largest_change_float64:.1e}")
-        if self.noise_floor is not None:
-            lines.append(f"  the old model's own rounding: {self.noise_floor:.1e}")
-        lines.append(f"  parameters {p[0]:,} -> {p[1]:,}")
-        if f[0]:
-            lines.append(f"  forward FLOPs per example {f[0]:,} -> {f[1]:,}")
-        lines.append(
-            f"  seconds: analysis {s.analysis:.3f}, growth {s.growth:.3f} "
-            f"(draws {s.drawing:.3f}), proof {s.proof:.3f}"
-        )
-        for w in self.plan.attributes:
-            if w in _repaired(self.plan):
-                lines.append(f"  attribute {w.path}.{w.name}: {w.old} -> {w.new}")
-        return "\n".join(lines)
-
-
-def _repaired(plan: Plan) -> tuple[object, ...]:
-    return tuple(a for a in plan.attributes if a.name in ("groups", "num_groups"))
 
 
 class Grower:
@@ -215,18 +149,19 @@ class Grower:
         with undone_on_error(surgery):
             with torch.device("cpu"):
                 operate(self.model, plan, self._optimizers, surgery)
-            plan, shown = self._prove(plan, analysis, surgery, before)
+            applied, shown = self._prove(plan, analysis, surgery, before)
         done = time.perf_counter()
         self._analysis, self._known = None, structure(self.model)
-        self.history = (*self.history, plan)
+        self.history = (*self.history, applied)
         proving = done - planned - surgery.seconds - surgery.drawing
         seconds = Seconds(
             analysed - start,
             planned - analysed, surgery.seconds, surgery.drawing, proving,
         )  # fmt: skip
         receipt = Receipt(
-            plan, shown.change, shown.precise, shown.noise_floor, plan.preserves,
+            applied, shown.change, shown.precise, shown.noise_floor, plan.preserves,
             plan.parameters, plan.flops, seconds, proof, {},
+            applied.attributes[len(plan.attributes) :],
         )  # fmt: skip
         logger.info("%s", receipt)
         return receipt
@@ -301,40 +236,3 @@ def refuse_wrapped(model: nn.Module) -> None:
         raise InUse("a compiled model cannot be grown: grow the model itself, then compile it")
     if any(isinstance(m, torch.jit.ScriptModule) for m in model.modules()):
         raise Unsupported("a scripted module cannot be grown: grow the Python module, then script")
-
-
-def structure(model: nn.Module) -> str:
-    """A digest of names, shapes and classes."""
-    tensors = [[n, list(t.shape), str(t.dtype)] for n, t in owned_tensors(model).items()]
-    classes = [
-        [n, f"{type(m).__module__}.{type(m).__qualname__}"] for n, m in model.named_modules()
-    ]
-    return hashlib.sha256(json.dumps([tensors, classes]).encode()).hexdigest()[:16]
-
-
-def fingerprint(digest: str, analysis: Analysis) -> str:
-    """The structure's digest and one of the operations on the tape."""
-    operations = [[op.name for op in recording.ops] for recording in analysis.recordings]
-    tape = hashlib.sha256(json.dumps(operations).encode()).hexdigest()[:16]
-    return f"{digest}-{tape}"
-
-
-def table(model: nn.Module, analysis: Analysis) -> str:
-    """The groups as a table a person can read."""
-    parameters = sum(p.numel() for p in model.parameters())
-    growable = sum(g.verdict == "growable" for g in analysis.groups)
-    title = f"{type(model).__name__}: {parameters:,} parameters, "
-    lines = [title + f"{growable} of {len(analysis.groups)} groups growable"]
-    name_width = max([5, *(len(g.name) for g in analysis.groups)])
-    lines.append(f"  {'group':{name_width}}  {'width':>6} {'step':>4} {'slots':>5}  may grow")
-    for g in analysis.groups:
-        may = "any rule" if g.verdict == "growable" else f"{g.verdict}: {g.reason}"
-        lines.append(f"  {g.name:{name_width}}  {g.width:>6} {g.step:>4} {len(g.slots):>5}  {may}")
-    for operation, where in analysis.context.unknown.items():
-        lines.append(f"  no rule for {operation} in '{where}': what it touches stays as it is")
-    if analysis.unreached:
-        shown = ", ".join(analysis.unreached[:4]) + (", ..." if len(analysis.unreached) > 4 else "")
-        lines.append(f"  never reached by the example inputs: {shown}")
-    if analysis.random:
-        lines.append(f"  random: {', '.join(analysis.random)}")
-    return "\n".join(lines)

@@ -20,7 +20,8 @@ from gnomon.groups import Analysis, Group
 from gnomon.morphs.edits import Planner
 from gnomon.ops.context import Op
 from gnomon.plan import Plan
-from gnomon.repair import Prediction, TiedInCode, repair
+from gnomon.prediction import Prediction
+from gnomon.repair import TiedInCode, repair
 from gnomon.rules import NetMorph
 from gnomon.surgery import Surgery, hollow, undone_on_error
 from gnomon.tape import Call

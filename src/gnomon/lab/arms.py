@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gnomon.grower import Grower, Receipt
+from gnomon.grower import Grower
 from gnomon.lab.errors import LabError
 from gnomon.lab.record import Record
 from gnomon.lab.tasks import Task
 from gnomon.lab.train import Grown, Machine, Measured, Recipe, accuracy, train
 from gnomon.morphs.widen import Widen
 from gnomon.plan import Plan
+from gnomon.receipt import Receipt
 from gnomon.rules import Rule
 
 

@@ -1,0 +1,168 @@
+"""What every operation must look like after a growth, and the first one that does not."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import torch
+import torch.utils._pytree as pytree
+from torch import nn
+
+from gnomon.axes import Axis, Misfit, resolve, split
+from gnomon.groups import Analysis
+from gnomon.ops.context import Op
+from gnomon.tape import Call, record
+
+_COPIES = ("clone", "as_strided_", "contiguous", "alias", "detach", "empty_like")
+_SYNONYMS = {"_unsafe_view": "view", "_reshape_alias": "view", "reshape": "view"}
+_FILLS = ("fill_", "scalar_tensor", "full_like")
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What one operation must look like after growth; a slice also where it starts."""
+
+    name: str
+    shapes: tuple[tuple[int, ...], ...]
+    constants: tuple[object, ...]
+    start: int | None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The first operation that is not as expected: its recording, position and description."""
+
+    recording: int
+    position: int
+    message: str
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """For comparison: later is better."""
+        return self.recording, self.position
+
+
+class _Differs(Exception):
+    """Ends a recording at the first operation that is not as expected."""
+
+
+class Prediction:
+    """The tapes of the grown model, predicted from the old ones."""
+
+    def __init__(self, analysis: Analysis, sizes: Mapping[Axis, int]) -> None:
+        self.analysis = analysis
+        self._sizes = {resolve(leaf): size for leaf, size in sizes.items()}
+        self.ops = [essential(r.ops) for r in analysis.recordings]
+        self.tapes = [[self._expect(op) for op in ops] for ops in self.ops]
+
+    def size(self, axis: Axis) -> int:
+        """The grown size of an axis."""
+        axis = resolve(axis)
+        if axis not in self._sizes:
+            parts = [self.size(part) for part in axis.parts]
+            combine = prod if axis.kind == "product" else sum
+            self._sizes[axis] = combine(parts) if axis.kind else axis.size
+        return self._sizes[axis]
+
+    def _expect(self, op: Op) -> Expected:
+        t = self.analysis.context
+        shapes = tuple(tuple(self.size(a) for a in axes) for axes in t.made(op))
+        name = _SYNONYMS.get(op.name, op.name)
+        return Expected(name, shapes, constants(op), self._start(op))
+
+    def _start(self, op: Op) -> int | None:
+        """Where a slice starts once everything before it has grown."""
+        at = slice_start(op)
+        if at is None or not at[1]:
+            return None if at is None else at[1]
+        dim, start = at
+        axis = self.analysis.context.axes(op.args[0])[dim]
+        try:
+            return self.size(split(axis, [start, resolve(axis).size - start])[0])
+        except Misfit:  # then the axis is frozen
+            return start
+
+    def difference(self, model: nn.Module, calls: Sequence[Call]) -> Difference | None:
+        """Record the model as it is now and compare."""
+        for i, (call, training) in enumerate(itertools.product(calls, (False, True))):
+            found = self._compare(i, model, call, training)
+            if found is not None:
+                return found
+        return None
+
+    def _compare(self, i: int, model: nn.Module, call: Call, training: bool) -> Difference | None:
+        found: list[Difference] = []
+        position = itertools.count()
+
+        def look(op: Op) -> None:
+            if op.name not in _COPIES:
+                at = next(position)
+                wanted = self.tapes[i][at] if at < len(self.tapes[i]) else None
+                problem = _problem(wanted, op)
+                if problem:
+                    found.append(Difference(i, at, problem))
+                    raise _Differs
+
+        fault = None
+        fake = self.analysis.fake
+        try:
+            record(model, call, training=training, fake=fake, keep=False, on_op=look)
+        except Exception as raised:  # whatever a foreign forward raises on other shapes
+            fault = raised
+        if found:
+            return found[0]
+        ran = next(position)
+        if fault is not None:
+            return Difference(i, ran, f"{type(fault).__name__}: {str(fault)[:160]}")
+        return None if ran == len(self.tapes[i]) else Difference(i, ran, "fewer operations ran")
+
+
+def slice_start(op: Op) -> tuple[int, int] | None:
+    """(dimension, start counted from the front) of a slice that is not the whole."""
+    if op.name != "slice":
+        return None
+    x, y = op.args[0], op.outputs[0]
+    dim = (op.argument(1, "dim", 0) or 0) % x.dim()
+    if x.shape[dim] == y.shape[dim]:
+        return None
+    start = op.argument(2, "start") or 0
+    start = start + x.shape[dim] if start < 0 else start
+    return dim, min(max(start, 0), x.shape[dim])
+
+
+def essential(ops: Sequence[Op]) -> list[Op]:
+    """The operations that compute: copies come and go with strides, which growth changes."""
+    return [op for op in ops if op.name not in _COPIES]
+
+
+def constants(op: Op) -> tuple[object, ...]:
+    """The floats of an operation, and the integers of a pointwise one: widths may hide in them."""
+    counts = torch.Tag.pointwise in op.func.tags or op.name in _FILLS
+    leaves = pytree.tree_leaves((op.args, dict(op.kwargs)))
+    numbers = [x for x in leaves if type(x) is float or (counts and type(x) is int)]
+    if op.name == "lift_fresh" and op.args[0].numel() == 1 and not op.args[0].is_meta:
+        numbers.append(op.args[0].item())  # torch.tensor(x.shape[1])
+    return tuple(numbers)
+
+
+def _problem(wanted: Expected | None, op: Op) -> str:
+    if wanted is None:
+        return f"{op.name} ran where the pass had ended"
+    if _SYNONYMS.get(op.name, op.name) != wanted.name:
+        return f"{wanted.name} expected, {op.name} ran"
+    shapes = op.shapes
+    if shapes != wanted.shapes:
+        return f"{op.name} gave {_shown(shapes)} instead of {_shown(wanted.shapes)}"
+    at = slice_start(op)
+    if wanted.start is not None and (at is None or at[1] != wanted.start):
+        return f"a slice starts at {at[1] if at else 0} instead of {wanted.start}"
+    if constants(op) != wanted.constants:
+        return f"a constant of {op.name} went from {wanted.constants} to {constants(op)}"
+    return ""
+
+
+def _shown(shapes: tuple[tuple[int, ...], ...]) -> str:
+    return " and ".join(map(str, shapes))
