@@ -139,10 +139,18 @@ def test_a_generator_that_the_model_keeps_does_not_advance(generator: object) ->
 
 # --- forwards that leave something behind -------------------------------------------------
 
+
+def backward_in_the_forward(model: Net) -> None:
+    with torch.enable_grad():
+        model.first.weight.sum().backward()
+
+
 LEAVES: dict[str, tuple[object, Callable[[Net], object]]] = {
     "list in a dict": ({"k": []}, lambda m: m.kept["k"].append(1)),
     "tensor in place": (torch.zeros(2), lambda m: m.kept.add_(1)),
     "cached tensor": (None, lambda m: setattr(m, "kept", m.first.weight * 2)),
+    "array in place": (numpy.zeros(3), lambda m: m.kept.__iadd__(1)),
+    "gradients": (None, backward_in_the_forward),
     "counter": (0, lambda m: setattr(m, "kept", m.kept + 1)),
     "weights in place": (None, lambda m: m.first.weight.data.mul_(0.5)),
     "weights replaced": (None, lambda m: setattr(m.first.weight, "data", m.first.weight.data * 2)),
@@ -157,6 +165,24 @@ def test_looking_at_a_model_leaves_no_trace(kind: str) -> None:
     before = everything(model)
     print(gn.Grower(model, X))
     assert everything(model) == before
+
+
+def test_a_model_made_in_inference_mode_is_refused_with_the_way_out() -> None:
+    with torch.inference_mode():
+        model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+    with pytest.raises(gn.Unsupported, match=r"made in inference_mode.*deepcopy"):
+        gn.Grower(model, X)
+    gn.Grower(copy.deepcopy(model), X.float()).grow(gn.Widen("0", by=2))
+
+
+def test_a_kept_graph_is_named_and_a_pass_without_gradients_lets_go_of_it() -> None:
+    model = Net(lambda m, x: (setattr(m, "kept", m.first(x)), m.second(m.kept))[1], kept=None)
+    model(X).sum().backward()
+    with pytest.raises(gn.InUse, match=r"a tensor that the model keeps.*no_grad\(\)"):
+        gn.Grower(model, X).grow(gn.Widen("first", by=2))
+    with torch.no_grad():
+        model(X)
+    gn.Grower(model, X).grow(gn.Widen("first", by=2))
 
 
 # --- layers with shared, frozen, tied and computed weights ---------------------------------

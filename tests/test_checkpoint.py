@@ -229,3 +229,72 @@ def test_saving_replaces_a_file_only_when_it_is_whole(saved, monkeypatch):
     with pytest.raises(gn.BadCheckpoint, match="no space"):
         gn.save(gn.Grower(build(), TOYS["mlp"].example()), saved)
     assert saved.read_bytes() == before and list(saved.parent.iterdir()) == [saved]
+
+
+class Gains(nn.Module):
+    """Keeps a gain per channel in a buffer that its state_dict does not show."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 2)
+        self.register_buffer("gain", torch.linspace(0.5, 1.5, 6), persistent=False)
+
+    def forward(self, x):
+        return self.b(torch.relu(self.a(x)) * self.gain)
+
+
+def test_a_buffer_outside_the_state_dict_comes_back_too(tmp_path):
+    model, x = Gains(), torch.randn(3, 4)
+    grower = gn.Grower(model, x)
+    grower.grow(gn.Widen("a", by=2))
+    gn.save(grower, tmp_path / "bigger.safetensors")
+    again = gn.load(tmp_path / "bigger.safetensors", Gains, x)
+    assert torch.equal(again.gain, model.gain)
+    assert torch.equal(again(x), model(x))
+
+
+def two_layers():
+    return nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+
+
+def test_weights_that_share_memory_come_back_in_a_model_that_does_not(tmp_path):
+    model, x = two_layers(), torch.randn(3, 4)
+    model[1].weight.data = model[0].weight.data
+    gn.save(gn.Grower(model, x), tmp_path / "shared.safetensors")
+    again = gn.load(tmp_path / "shared.safetensors", two_layers, x)
+    assert torch.equal(again(x), model(x))
+
+
+def test_a_model_on_meta_has_nothing_to_save(tmp_path):
+    with torch.device("meta"):
+        model, x = two_layers(), torch.empty(3, 4)
+    with pytest.raises(gn.BadCheckpoint, match="on 'meta' and has no numbers"):
+        gn.save(gn.Grower(model, x), tmp_path / "meta.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+class Mine(gn.R2R):
+    """A rule of somebody else's."""
+
+
+def test_a_history_with_a_rule_of_ones_own_is_read_when_its_class_is_given(tmp_path):
+    model, x = two_layers(), torch.randn(3, 4)
+    grower = gn.Grower(model, x)
+    grower.grow(gn.Widen("1", by=2, rule=Mine()))
+    gn.save(grower, tmp_path / "mine.safetensors")
+    with pytest.raises(gn.BadCheckpoint, match=r"rules=\[Mine\]"):
+        gn.load(tmp_path / "mine.safetensors", two_layers, x)
+    again = gn.load(tmp_path / "mine.safetensors", two_layers, x, rules=[Mine])
+    assert torch.equal(again(x), model(x))
+
+
+def test_a_file_written_after_loading_builds_on_the_first(saved, tmp_path):
+    inputs = TOYS["mlp"].example()
+    model = gn.load(saved, build)
+    grower = gn.Grower(model, inputs)
+    grower.grow(gn.Widen("*", by=2))
+    gn.save(grower, tmp_path / "second.safetensors")
+    with pytest.raises(gn.BadCheckpoint, match="before its first growth"):
+        gn.load(tmp_path / "second.safetensors", build, inputs)
+    again = gn.load(tmp_path / "second.safetensors", lambda: gn.load(saved, build), inputs)
+    assert torch.equal(again(inputs), model(inputs))

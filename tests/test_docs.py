@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import gnomon as gn
+from gnomon.models import ResNetCifar10
 
 ROOT = Path(__file__).parent.parent
 
@@ -27,6 +28,42 @@ def test_every_page_and_picture_that_is_linked_exists():
     for page in [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")]:
         for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
             assert (page.parent / link).is_file(), f"{page.name} links {link}"
+
+
+def small():
+    """A network with a `layer3`."""
+    layers = {"layer3": nn.Linear(3, 6), "act": nn.ReLU(), "head": nn.Linear(6, 2)}
+    model = nn.Sequential()
+    for name, layer in layers.items():
+        model.add_module(name, layer)
+    return model
+
+
+def test_the_five_lines_of_the_readme_run_as_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model, x = small(), torch.randn(5, 3)
+    names = {"model": model, "example_inputs": x, "build_small_model": small}
+    names["optimizer"] = torch.optim.AdamW(model.parameters())
+    exec(code_blocks("README.md")[0], names)
+    assert torch.equal(names["model"](x), model(x)) and model.layer3.out_features == 9
+
+
+def test_the_plan_that_the_readme_shows_is_the_one_that_is_made():
+    shown = re.findall(r"```text\n(plan:.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    torch.manual_seed(0)
+    grower = gn.Grower(ResNetCifar10(1 / 8), torch.randn(2, 3, 32, 32))
+    assert f"{grower.plan(gn.Widen('*', by=1.5))}\n" == shown[0]
+
+
+def test_the_files_of_the_docs_build_on_one_another(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    x = torch.randn(5, 3)
+    grower = gn.Grower(small(), x)
+    grower.grow(gn.Widen("layer3", by=2))
+    gn.save(grower, "first.safetensors")
+    names = {"gn": gn, "example_inputs": x, "build_small_model": small}
+    exec(code_blocks("docs/api.md")[0], names)
+    assert torch.equal(names["model"](x), names["grower"].model(x))
 
 
 def test_the_rule_of_the_docs_keeps_the_function():

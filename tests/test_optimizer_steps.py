@@ -3,10 +3,11 @@
 import copy
 
 import pytest
+import torch
 
 import gnomon as gn
 from contracts import new_blocks, old_part
-from descent import OPTIMIZERS, RATE, grow, learn, trained
+from descent import OPTIMIZERS, RATE, batch, grow, learn, trained
 
 every_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
 
@@ -74,3 +75,47 @@ def test_new_entries_are_not_frozen(name, rule):
         usual = old_part(moved, edit, plan).median()
         for label, block in new_blocks(moved, edit, plan):
             assert block.median() > 0.005 * usual, f"{edit.name} {label}"
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_new_entries_move_alike_under_a_gradient_scaler(fused):
+    """A fused optimizer unscales gradients itself: a hook before the step sees scaled ones."""
+    first = []
+    for scale in (1.0, 65536.0):
+        model, optimizer = trained("AdamW fused" if fused else "AdamW")
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        plan = grow(model, optimizer)
+        before = {n: p.detach().clone() for n, p in model.named_parameters()}
+        x, y = batch(50)
+        optimizer.zero_grad()
+        scaler.scale((model(x) - y).square().mean()).backward()
+        scaler.step(optimizer)
+        first.append([(model.get_parameter(e.name).detach() - before[e.name]) for e in plan.edits])
+    for alone, scaled in zip(*first, strict=True):
+        assert torch.allclose(alone, scaled, rtol=1e-6, atol=0)
+
+
+def test_a_step_that_a_gradient_scaler_skips_does_not_freeze_new_entries():
+    model, optimizer = trained("AdamW fused")
+    scaler = torch.amp.GradScaler("cpu")
+    grow(model, optimizer)
+    for p in model.parameters():
+        p.grad = torch.full_like(p, float("inf"))
+    scaler.scale(torch.ones(1))  # makes the scale
+    scaler.step(optimizer)
+    assert all(s["exp_avg_sq"].isfinite().all() for s in optimizer.state.values())
+
+
+@pytest.mark.parametrize("rule", [gn.R2R(), gn.NetMorph()], ids=repr)
+def test_new_entries_of_the_growth_before_last_are_still_looked_after(rule):
+    model, optimizer = trained("Adam")
+    for state in optimizer.state.values():
+        state["exp_avg_sq"].fill_(1e-14)
+    first, second = (grow(model, optimizer, rule, by=2.0) for _ in range(2))
+    learn(model, optimizer, 2, start=50)
+    for edit, later in zip(first.edits, second.edits, strict=True):
+        p = model.get_parameter(edit.name)
+        kept = old_part(optimizer.state[p]["exp_avg_sq"], later, second)
+        gradient = old_part(p.grad, later, second).square() * (1 - 0.999**32)
+        for label, block in new_blocks(kept / gradient, edit, first):
+            assert block.min() > 0.4, f"{edit.name} {label}"

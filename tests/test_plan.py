@@ -141,3 +141,25 @@ def test_a_rule_of_ones_own_is_named_and_must_be_given_to_read_the_plan():
 def test_what_is_no_plan_is_refused(text):
     with pytest.raises(gn.BadCheckpoint, match="not a plan"):
         Plan.from_json(text)
+
+
+def test_a_plan_made_on_meta_draws_with_the_spread_of_the_real_weights():
+    real, inputs = TOYS["mlp"].model(), TOYS["mlp"].example()
+    with torch.device("meta"):
+        hollow = TOYS["mlp"].make().double()
+    where = growable(gn.Grower(real, inputs), TOYS["mlp"].literals)
+    made = gn.Grower(hollow, inputs.to("meta")).plan(gn.Widen(where, by=2))
+    same = gn.Grower(real, inputs).plan(gn.Widen(where, by=2))
+    assert {edit.std for edit in made.edits} == {None}
+    grower = gn.Grower(real, inputs)
+    grower.grow(Plan.from_json(made.to_json()))
+    assert grower.history[0].edits == same.edits
+
+
+def test_he_initialisation_takes_the_fan_in_of_the_grown_tensor():
+    grower, _ = planned("mlp")
+    plan = grower.plan(gn.Widen("*", by=2, rule=gn.R2R(init="he")))
+    weights = [edit for edit in plan.edits if len(edit.shape) > 1]
+    for edit in weights:
+        assert edit.std == pytest.approx((2 / plan.grown_shape(edit)[1]) ** 0.5)
+    assert weights

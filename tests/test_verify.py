@@ -1,5 +1,7 @@
 """The proof: what it measures, what it lets pass, and that a hidden mixing is found and undone."""
 
+import json
+
 import pytest
 import torch
 from torch import nn
@@ -162,3 +164,21 @@ def test_statistics_can_be_copied_instead():
         gn.Widen("0.0", to=6, rule=gn.R2R(statistics="copied"))
     )
     assert torch.allclose(model[0][1].running_var[4:], old.mean().expand(2), rtol=1e-12)
+
+
+def test_the_receipt_names_the_random_operations_that_were_set_to_their_mean():
+    model = nn.Sequential(nn.Linear(3, 4), nn.Dropout(), nn.Linear(4, 2))
+    receipt = gn.Grower(model, numbers(5, 3).float()).grow(gn.Widen("0", by=2))
+    assert "note: random operations are set to their mean" in str(receipt)
+    assert "bernoulli_" in str(receipt) or "native_dropout" in str(receipt)
+
+
+def test_a_plan_that_loses_an_old_channel_is_not_proved():
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    grower = gn.Grower(model, numbers(5, 3).float())
+    plan = grower.plan(gn.Widen("0", by=2))
+    data = json.loads(plan.to_json())
+    data["embeddings"]["0"]["source"][0] = 1
+    with pytest.raises(gn.NotProved, match="carried by none"):
+        grower.grow(gn.Plan.from_json(json.dumps(data)))
+    assert model[0].out_features == 4

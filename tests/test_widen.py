@@ -183,3 +183,48 @@ def test_a_model_without_any_group_says_so():
     g = gn.Grower(nn.Linear(3, 2), torch.randn(4, 3))
     with pytest.raises(gn.GrowthError):
         g.plan(gn.Widen("*", by=2))
+
+
+class Bare(nn.Module):
+    """Two bare parameters, and a module whose name looks like a glob."""
+
+    def __init__(self):
+        super().__init__()
+        self.parts = nn.ModuleDict({"a[0]": nn.Sequential(nn.Linear(4, 6), nn.ReLU())})
+        self.w1, self.w2 = nn.Parameter(torch.ones(5, 6)), nn.Parameter(torch.ones(2, 5))
+
+    def forward(self, x):
+        return self.parts["a[0]"](x) @ self.w1.T @ self.w2.T
+
+
+@pytest.mark.parametrize(
+    ("where", "groups"),
+    [
+        ("w*", ["w1"]),
+        ("w1", ["w1"]),
+        ("parts.a[0]", ["parts.a[0].0"]),
+        ("parts", ["parts.a[0].0"]),
+        ("*", ["parts.a[0].0", "w1"]),
+    ],
+)
+def test_globs_match_bare_parameters_and_prefixes_that_look_like_globs(where, groups):
+    plan = gn.Grower(Bare(), torch.ones(3, 4)).plan(gn.Widen(where, by=2))
+    assert sorted(w.group for w in plan.widths) == groups
+
+
+def test_a_prefix_grows_through_a_channel_shuffle_by_one_of_the_factors():
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 1),
+        nn.ReLU(),
+        nn.ChannelShuffle(2),
+        nn.Conv2d(8, 8, 1, groups=2),
+        nn.ReLU(),
+        nn.Conv2d(8, 2, 1),
+    ).double()
+    x = torch.randn(2, 3, 4, 4, dtype=torch.float64)
+    old = model(x).detach()
+    plan = gn.Grower(model, x).plan(gn.Widen("*", by=2))
+    stem = [w for w in plan.widths if w.group.startswith("0")]
+    assert [(w.old, w.new) for w in stem] == [(8, 16)]
+    gn.Grower(model, x).grow(plan)
+    assert (model(x) - old).abs().max() <= 1e-12 * old.abs().max()

@@ -22,6 +22,8 @@ def bits(value: object) -> object:
             return "sparse", bits(value.coalesce().indices()), bits(value.coalesce().values())
         flat = value.detach().contiguous().reshape(-1).view(torch.uint8)
         return value.shape, value.stride(), value.dtype, flat.numpy().tobytes()
+    if isinstance(value, numpy.ndarray):
+        return value.shape, value.dtype, value.tobytes()
     if isinstance(value, dict):
         return {key: bits(v) for key, v in value.items()}
     if isinstance(value, list | tuple):

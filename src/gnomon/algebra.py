@@ -45,6 +45,8 @@ def _algebra(
         representative = torch.full((e.signals,), -1)
         for signals, channels in e.classes:
             representative[signals] = channels[:, 0]
+        if bool((representative[: e.old] < 0).any()):
+            return f"an old channel is carried by none of the new ones along dimension {d.dim}"
         seen = seen.index_select(d.dim, representative[: e.old].to(new.device))
     for d in edit.dims:
         if d.role == "read":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ from gnomon.fingerprint import structure
 from gnomon.grower import Grower
 from gnomon.ops.context import OpRule
 from gnomon.plan import Plan
+from gnomon.rules import Rule
 from gnomon.surgery import resize
+from gnomon.tape import owned_tensors
 
 _FORMAT = 1
 
@@ -35,10 +37,11 @@ def save(grower: Grower, path: str | os.PathLike[str]) -> None:
             "another grower changed this model in between, so this one's history cannot rebuild "
             "it: use one Grower for all growth of a model"
         )
-    tensors, aliases = _state(grower.model)
+    history = grower.history
+    tensors, aliases = _shared_once(_state(grower.model, history))
     meta = {
         "format": _FORMAT,
-        "history": [json.loads(plan.to_json()) for plan in grower.history],
+        "history": [json.loads(plan.to_json()) for plan in history],
         "structure": structure(grower.model),
         "aliases": aliases,
     }
@@ -55,11 +58,22 @@ def save(grower: Grower, path: str | os.PathLike[str]) -> None:
         raise BadCheckpoint(f"'{target}' cannot be written: {fault}") from fault
 
 
-def _state(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _state(model: nn.Module, history: Sequence[Plan]) -> dict[str, Tensor]:
+    """The state_dict, and buffers outside of it that grew: the builder makes those too small."""
+    state = dict(model.state_dict())
+    grown = {edit.name for plan in history for edit in plan.edits} - state.keys()
+    return state | {n: t for n, t in owned_tensors(model).items() if n in grown}
+
+
+def _shared_once(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
     tensors: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
     first: dict[tuple[int, int, tuple[int, ...], tuple[int, ...]], str] = {}
-    for name, tensor in model.state_dict().items():
+    for name, tensor in state.items():
+        if isinstance(tensor, Tensor) and tensor.is_meta:
+            raise BadCheckpoint(
+                f"'{name}' is on 'meta' and has no numbers to save: load them first"
+            )
         if not isinstance(tensor, Tensor):
             raise BadCheckpoint(
                 f"'{name}' in the state_dict is {type(tensor).__name__}, not a tensor: "
@@ -81,18 +95,21 @@ def load(
     *,
     blocks: Mapping[str, Callable[[], nn.Module]] | None = None,
     ops: Mapping[str, OpRule] | None = None,
+    rules: Sequence[type[Rule]] = (),
 ) -> nn.Module:
     """Build the small model, grow it through the file's history, and load the weights.
 
     build:          makes the model as it was before its first growth.
     example_inputs: if given, the loaded model is analysed on them once, so that a model whose
                     code no longer runs in these shapes is found now.
+    blocks:         factories by name of modules that a file cannot express; Widen adds none.
+    ops, rules:     op rules for that analysis, and rule classes of your own in the history.
     Raises BadCheckpoint for a file that is truncated, foreign, tampered with or of another model.
     """
     with _opened(path) as file:
         meta = _metadata(file, path)
         model = build()
-        plans = [_plan(data, path) for data in meta["history"]]
+        plans = [_plan(data, path, rules) for data in meta["history"]]
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
         for plan in plans:
             _replay(model, plan, path)
@@ -101,7 +118,7 @@ def load(
                 f"'{path}' does not fit what {_name(build)}() makes: names, shapes, dtypes or "
                 f"classes differ from the model that was saved"
             )
-        _fill(model, file, shapes, meta["aliases"], path)
+        _fill(_state(model, plans), file, shapes, meta["aliases"], path)
     if example_inputs is not None:
         Grower(model, example_inputs, ops=ops)
     return model
@@ -132,6 +149,7 @@ def _metadata(file: Any, path: object) -> dict[str, Any]:
         known = meta["format"] == _FORMAT
         valid = isinstance(meta["history"], list) and isinstance(meta["aliases"], dict)
         valid = valid and isinstance(meta["structure"], str)
+        valid = valid and all(isinstance(name, str) for name in meta["aliases"].values())
     except (ValueError, KeyError, TypeError, RecursionError):
         raise BadCheckpoint(f"'{path}' has a history that cannot be read") from None
     if not known:
@@ -141,9 +159,9 @@ def _metadata(file: Any, path: object) -> dict[str, Any]:
     return dict(meta)
 
 
-def _plan(data: object, path: object) -> Plan:
+def _plan(data: object, path: object, rules: Sequence[type[Rule]]) -> Plan:
     try:
-        return Plan.from_json(json.dumps(data))
+        return Plan.from_json(json.dumps(data), rules)
     except BadCheckpoint as fault:
         raise BadCheckpoint(f"'{path}': {fault}") from None
 
@@ -162,20 +180,22 @@ def _replay(model: nn.Module, plan: Plan, path: object) -> None:
 
 
 def _fill(
-    model: nn.Module,
+    state: Mapping[str, Tensor],
     file: Any,
     shapes: Mapping[str, tuple[int, ...]],
     aliases: Mapping[str, str],
     path: object,
 ) -> None:
-    state = model.state_dict()
-    wanted = {name: tuple(t.shape) for name, t in state.items() if name not in aliases}
-    if set(wanted) != set(shapes) or any(wanted[n] != shapes[n] for n in wanted):
-        odd = sorted(n for n in set(wanted) | set(shapes) if wanted.get(n) != shapes.get(n))
+    """Copy the file's numbers into a model's tensors, those that shared memory when saved too."""
+    held = {name: name for name in shapes} | dict(aliases)
+    found = {name: shapes.get(source) for name, source in held.items()}
+    wanted = {name: tuple(t.shape) for name, t in state.items()}
+    if wanted != found:
+        odd = sorted(n for n in wanted.keys() | found.keys() if wanted.get(n) != found.get(n))
         raise BadCheckpoint(f"'{path}' does not fit the model: {odd[:4]} differ")
     with torch.no_grad():
-        for name in wanted:
-            value = file.get_tensor(name)
+        for name, source in held.items():
+            value = file.get_tensor(source)
             if value.dtype != state[name].dtype:
                 raise BadCheckpoint(f"'{path}': '{name}' is {value.dtype}, not {state[name].dtype}")
             state[name].copy_(value)

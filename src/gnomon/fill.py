@@ -11,7 +11,7 @@ For a weight with fresh rows (its own channels grow) and new columns (it reads g
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
@@ -51,15 +51,20 @@ def grown(old: Tensor, edit: TensorEdit, plan: Plan, clock: Clock) -> Tensor:
 
 
 def in_format_of(old: Tensor, new: Tensor) -> Tensor:
-    """`new` in the memory format that the strides of `old` suggest (channels_last or plain).
+    """`new` in the memory format of `old`."""
+    if suggest_memory_format(old) == torch.contiguous_format:
+        return new.contiguous()
+    return empty_in_format_of(old, new.shape).copy_(new)
+
+
+def empty_in_format_of(old: Tensor, shape: Sequence[int]) -> Tensor:
+    """Memory for a tensor of this shape, in the format that the strides of `old` suggest.
 
     By strides, because a kernel of one input channel is contiguous in both formats, and which one
     it is written in decides the format of its output.
     """
     wanted = suggest_memory_format(old)
-    if wanted == torch.contiguous_format:
-        return new.contiguous()
-    return torch.empty_like(new, memory_format=wanted).copy_(new)
+    return torch.empty(tuple(shape), dtype=old.dtype, device=old.device, memory_format=wanted)
 
 
 class _Work:
@@ -71,6 +76,7 @@ class _Work:
         self.rule: Rule = plan.rule
         self.makes = [d for d in edit.dims if d.role != "read"]
         self.reads = [d for d in edit.dims if d.role == "read"]
+        assert edit.std is not None  # the grower measures what a plan made on `meta` left open
         self.draws = {d.dim: Draw(plan.seed, edit.name, d.dim, edit.std) for d in edit.dims}
         clock.draws += self.draws.values()
 

@@ -68,6 +68,7 @@ def findings(t: Context) -> dict[Axis, Findings]:
 
 
 def role_of(roles: set[Role]) -> Role:
+    """The one role of a dimension that is used in several: reading weighs most."""
     return "read" if "read" in roles else "write" if "write" in roles else "follow"
 
 
@@ -80,7 +81,7 @@ def has_channels(f: Findings) -> bool:
     return not fixed or any(e.reason.startswith("it is the model's") for e in fixed)
 
 
-def base_name(model: nn.Module, t: Context, f: Findings) -> str:
+def base_name(model: nn.Module, f: Findings) -> str:
     """The module of the first writer; a parameter that a larger module holds keeps its name."""
     for wanted in ("write", "follow", "read"):
         for (name, _), roles in f.roles.items():
@@ -150,9 +151,10 @@ def segment_of(axis: Axis, leaf: Axis) -> Axis:
 
 
 def verdict_of(
-    t: Context, f: Findings, owned: Mapping[str, Tensor], unreached: tuple[str, ...], width: int
+    f: Findings, owned: Mapping[str, Tensor], unreached: tuple[str, ...]
 ) -> tuple[Verdict, str]:
-    refusal = _refusal(t, f, owned, unreached)
+    """Whether a leaf may grow, and why not; `unreached` are the tensors no recording used."""
+    refusal = _refusal(f, owned, unreached)
     if refusal:
         return "refused", refusal
     both = [slot[0] for slot, roles in f.roles.items() if "read" in roles and len(roles) > 1]
@@ -164,9 +166,7 @@ def verdict_of(
     return "growable", ""
 
 
-def _refusal(
-    t: Context, f: Findings, owned: Mapping[str, Tensor], unreached: tuple[str, ...]
-) -> str:
+def _refusal(f: Findings, owned: Mapping[str, Tensor], unreached: tuple[str, ...]) -> str:
     own = [e for e in f.events if e.kind == "fixed" or e.kind == "mixed"]
     if own:
         first = min(own, key=lambda e: not e.reason.startswith("it is the model's"))

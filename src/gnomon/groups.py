@@ -61,11 +61,6 @@ class Group:
     laws: frozenset[Law] = field(repr=False, compare=False)
     joint: frozenset[str] = field(repr=False, compare=False)
 
-    @property
-    def modules(self) -> list[str]:
-        """The modules whose parameters write this group."""
-        return [slot.name.rpartition(".")[0] for slot in self.slots if slot.role == "write"]
-
 
 @dataclass(eq=False)
 class Analysis:
@@ -160,15 +155,15 @@ def _collect(model: nn.Module, t: Context, unreached: tuple[str, ...]) -> tuple[
     listed = [f for f in found.values() if has_channels(f)]
     written = [f for f in listed if any({"write", "follow"} & r for r in f.roles.values())]
     given = [f for f in listed if f not in written]
-    inputs = [f"{base_name(model, t, f)}[input]" for f in given]
+    inputs = [f"{base_name(model, f)}[input]" for f in given]
     names = dict(zip((f.leaf for f in given), numbered(inputs), strict=True))
-    own = numbered([base_name(model, t, f) for f in written])
+    own = numbered([base_name(model, f) for f in written])
     names |= dict(zip((f.leaf for f in written), own, strict=True))
     names = dict(zip(names, unlike(list(names.values())), strict=True))
     groups = []
     for f in listed:
         width, step = width_of(t, f)
-        verdict, reason = verdict_of(t, f, owned, unreached, width)
+        verdict, reason = verdict_of(f, owned, unreached)
         laws = frozenset(
             Law(e.kind, e.reason, e.where) for e in f.events if e.kind in ("uniform", "zero")
         )
@@ -210,6 +205,7 @@ def table(model: nn.Module, analysis: Analysis) -> str:
     lines.append(f"  {'group':{name_width}}  {'width':>6} {'step':>4} {'slots':>5}  may grow")
     for g in analysis.groups:
         may = "any rule" if g.verdict == "growable" else f"{g.verdict}: {g.reason}"
+        may += f"; only {', '.join(g.rules)}" if g.verdict == "normed" else ""
         lines.append(f"  {g.name:{name_width}}  {g.width:>6} {g.step:>4} {len(g.slots):>5}  {may}")
     for operation, where in analysis.context.unknown.items():
         lines.append(f"  no rule for {operation} in '{where}': what it touches stays as it is")

@@ -18,6 +18,7 @@ from gnomon.axes import Axis
 from gnomon.errors import InUse, Stale, Unsupported
 from gnomon.fingerprint import fingerprint, structure
 from gnomon.groups import Analysis, Group, analyse, table
+from gnomon.morphs.edits import with_measured_spreads
 from gnomon.ops.context import OpRule
 from gnomon.optimizers import check_optimizers
 from gnomon.plan import Plan
@@ -142,6 +143,7 @@ class Grower:
         plan = what if isinstance(what, Plan) else self.plan(what, seed)
         planned = time.perf_counter()
         self._check(plan, analysis)
+        plan = with_measured_spreads(plan, self.model)
         refuse_live_graph(plan, held)
         self.complete &= self._structure == self._known
         before = self._before() if proof == "full" else None
@@ -228,6 +230,11 @@ def refuse_wrapped(model: nn.Module) -> None:
     own = [t for m in model.modules() for t in (*m._parameters.values(), *m._buffers.values())]
     if any(is_lazy(t) for t in own if t is not None):
         raise Unsupported("the model has lazy layers without weights: run it once on real inputs")
+    if any(t.is_inference() for t in own if t is not None):
+        raise Unsupported(
+            "the model was made in inference_mode, so its tensors cannot be changed in place: "
+            "build it outside (a copy.deepcopy made there will do)"
+        )
     if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
         raise InUse(
             f"{type(model).__name__} holds the parameters: grow model.module before wrapping"

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gnomon.embedding import Embedding
 from gnomon.errors import Unsupported
 from gnomon.fill import in_format_of
 from gnomon.plan import Plan, TensorEdit
@@ -118,7 +119,7 @@ def carried(value: Tensor, edit: TensorEdit, plan: Plan, *, degree: int, start: 
     for d in edit.dims:
         e = plan.embedding(d.form)
         old = (e.source >= 0) & (e.source < e.old)
-        new = new.index_select(d.dim, torch.where(old, e.source, 0).to(value.device))
+        new = _gathered(new, d.dim, e)
         copies = e.copies[e.source.clamp(min=0)]
         if d.role != "read" and bool((old & (copies > 1)).any()):
             share = torch.where(old, copies, 1).to(value) ** -power
@@ -126,6 +127,12 @@ def carried(value: Tensor, edit: TensorEdit, plan: Plan, *, degree: int, start: 
     for dim, index in _fresh_index(edit, plan, value.device):
         new = new.index_fill(dim, index, start)
     return in_format_of(value, new)
+
+
+def _gathered(value: Tensor, dim: int, e: Embedding) -> Tensor:
+    """Each old channel's entries where the channel is carried now; anything at fresh ones."""
+    old = (e.source >= 0) & (e.source < e.old)
+    return value.index_select(dim, torch.where(old, e.source, 0).to(value.device))
 
 
 def _fresh_index(
@@ -152,7 +159,7 @@ class FirstGradients:
     HOLD = 100  # steps; by then new readers have grown to the size of old ones
 
     def __init__(self) -> None:
-        self._waiting: dict[Tensor, tuple[Tensor, int]] = {}
+        self._waiting: dict[Tensor, list[tuple[Tensor, int]]] = {}  # (entries, steps) per growth
 
     @staticmethod
     def of(optimizer: Optimizer) -> tuple[FirstGradients, Callable[[], None]]:
@@ -165,25 +172,39 @@ class FirstGradients:
 
     def __call__(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         groups = {id(p): g for g in optimizer.param_groups for p in g["params"]}
-        for parameter, (new, steps) in list(self._waiting.items()):
+        scale = _gradient_scale(optimizer)
+        for parameter, growths in list(self._waiting.items()):
             gradient = parameter.grad
-            if gradient is None or gradient.is_sparse or id(parameter) not in groups:
+            if scale is None or gradient is None or gradient.is_sparse:
                 continue
-            self._waiting[parameter] = new, steps + 1
-            if steps + 1 >= self.HOLD:
+            if id(parameter) not in groups:
+                continue
+            self._waiting[parameter] = [(new, n + 1) for new, n in growths if n + 1 < self.HOLD]
+            if not self._waiting[parameter]:
                 del self._waiting[parameter]
-            if steps < 10 or steps % 10 == 0:
+            due = [(new, steps) for new, steps in growths if steps < 10 or steps % 10 == 0]
+            if due:
                 state = optimizer.state.get(parameter, {})
-                square = gradient * gradient * _correction(state, groups[id(parameter)])
-                _raise(state, new, square, first=not steps)
+                correction = _correction(state, groups[id(parameter)])
+                square = (gradient / scale).square() * correction
+                for new, steps in due:
+                    _raise(state, new, square, first=not steps)
 
     def watch(self, parameter: Tensor, edit: TensorEdit, plan: Plan) -> Callable[[], None]:
-        """Wait for the first gradients of a grown parameter's new entries. Returns the undo."""
+        """Wait for the first gradients of a grown parameter's new entries. Returns the undo.
+
+        Entries of an earlier growth that are still waited for move along with their channels.
+        """
         before = self._waiting.get(parameter)
         new = torch.zeros(plan.grown_shape(edit), dtype=torch.bool, device=parameter.device)
         for dim, index in _fresh_index(edit, plan, parameter.device):
             new.index_fill_(dim, index, True)
-        self._waiting[parameter] = new, 0
+        growths = [(new, 0)]
+        for earlier, steps in before or ():
+            for d in edit.dims:
+                earlier = _gathered(earlier, d.dim, plan.embedding(d.form))
+            growths.append((earlier & ~new, steps))
+        self._waiting[parameter] = growths
 
         def undo() -> None:
             del self._waiting[parameter]
@@ -193,10 +214,20 @@ class FirstGradients:
         return undo
 
 
+def _gradient_scale(optimizer: Optimizer) -> float | None:
+    """What gradients are multiplied by in this step; None if the step will be skipped.
+
+    A `GradScaler` leaves both to fused optimizers, as attributes during the step.
+    """
+    if float(getattr(optimizer, "found_inf", None) or 0.0):
+        return None
+    return float(getattr(optimizer, "grad_scale", None) or 1.0)
+
+
 def _raise(state: Mapping[str, Any], new: Tensor, square: Tensor, *, first: bool) -> None:
     for moment in (state[key] for key in RAISED if key in state):
         least = square.to(moment) if first else torch.maximum(moment, square.to(moment))
-        moment.copy_(torch.where(new, least, moment))
+        moment.copy_(torch.where(new.to(moment.device), least, moment))
 
 
 def _correction(state: Mapping[str, Any], group: Mapping[str, Any]) -> float:

@@ -37,14 +37,15 @@ class DimEdit:
 class TensorEdit:
     """A parameter or buffer that grows.
 
-    std:  standard deviation of new weights, so that every copy of the model draws the same ones.
+    std:  standard deviation of new weights, so that every copy of the model draws the same ones;
+          None in a plan made on `meta`, which has no weights: then measured when it is applied.
     fill: how entries of fresh signals are made: drawn, the mean of the old, measured statistics.
     """
 
     name: str
     dims: tuple[DimEdit, ...]
     shape: tuple[int, ...]
-    std: float
+    std: float | None
     fill: Fill
 
 
@@ -180,9 +181,7 @@ def _from_data(data: dict[str, Any], known: Mapping[str, type[Rule]]) -> Plan:
     options = dict(data["rule"])
     name = options.pop("name")
     if name not in known:
-        raise BadCheckpoint(
-            f"unknown rule {name!r}; pass its class: Plan.from_json(text, rules=[...])"
-        )
+        raise BadCheckpoint(f"unknown rule {name!r}; pass its class as rules=[{name}]")
     pairs = [(str(a), str(b)) for a, b in data["skipped"]]
     return Plan(
         morph=str(data["morph"]),
@@ -215,7 +214,8 @@ def _tensor_edit(data: dict[str, Any]) -> TensorEdit:
     shape = tuple(int(n) for n in data["shape"])
     if any(not 0 <= d.dim < len(shape) or d.form.size != shape[d.dim] for d in dims):
         raise ValueError(f"an edit of {data['name']!r} that does not fit its shape")
-    return TensorEdit(str(data["name"]), dims, shape, float(data["std"]), data["fill"])
+    std = None if data["std"] is None else float(data["std"])
+    return TensorEdit(str(data["name"]), dims, shape, std, data["fill"])
 
 
 def _role(text: str) -> Role:

@@ -28,7 +28,8 @@ class Seconds:
 class Receipt:
     """What a growth did, and its proof.
 
-    largest_change: max over output tensors, calls and modes of max|change| / max|old|.
+    largest_change: max over output tensors, calls and modes of max|change| / max|old|; NaN if
+            the proof was by algebra alone.
     largest_change_float64: the same with everything in float64, or None where that cannot be had.
     noise_floor: the old model's own rounding error, measured alike, or None.
     parameters, flops: before and after (FLOPs of one example's forward pass).
@@ -67,6 +68,7 @@ class Receipt:
             f"  seconds: analysis {s.analysis:.3f}, growth {s.growth:.3f} "
             f"(draws {s.drawing:.3f}), proof {s.proof:.3f}"
         )
+        lines += [f"  note: {note}" for note in self.plan.notes]
         for a in self.repaired:
             lines.append(f"  found by search: {a.path}.{a.name} {a.old} -> {a.new}")
         return "\n".join(lines)

@@ -7,7 +7,6 @@ growth is refused.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -21,7 +20,22 @@ from gnomon.prediction import Difference, Prediction
 from gnomon.surgery import Surgery, set_attribute
 from gnomon.tape import Call
 
-TRIES = 400  # recordings of the grown model before the search gives up
+_RECORDINGS = 200  # whole ones that a search may make before it gives up
+_SETTING_UP = 50  # operations that setting up a recording is worth
+
+
+class Budget:
+    """How many operations of the grown model a search may still run, over all its recordings."""
+
+    def __init__(self, operations: int) -> None:
+        self.left = operations
+
+    def spend(self, prediction: Prediction, found: Difference | None) -> None:
+        """Pay for a recording: up to the difference it found, or to the end."""
+        run = [len(tape) for tape in prediction.tapes]
+        if found is not None:
+            run = [*run[: found.recording], found.position]
+        self.left -= sum(run) + _SETTING_UP
 
 
 class TiedInCode(Unsupported):
@@ -37,22 +51,24 @@ def repair(
     calls: Sequence[Call],
     prediction: Prediction,
     surgery: Surgery,
-    tries: int = TRIES,
+    budget: Budget | None = None,
 ) -> list[AttributeEdit]:
     """Change attributes until the grown model runs as predicted. Returns the changes made.
 
     Raises TiedInCode, naming operation and module, if no attribute explains a difference.
     """
     made: list[AttributeEdit] = []
-    tried = itertools.count()
+    if budget is None:
+        budget = Budget(_RECORDINGS * sum(len(tape) for tape in prediction.tapes))
     here = prediction.difference(model, calls)
     while here is not None:
         better = None
         for edits in _candidates(model, prediction, here):
-            if next(tried) > tries:
+            if budget.left < 0:
                 break
             _try(model, edits)
             there = prediction.difference(model, calls)
+            budget.spend(prediction, there)
             _take_back(model, edits)
             if there is None or there.place > here.place:
                 better = edits, there

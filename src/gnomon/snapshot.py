@@ -82,6 +82,8 @@ class _Snapshot:
         elif isinstance(value, torch.Generator):
             state = value.get_state()
             self._restore.append(lambda: _set_state(value, state))
+        elif isinstance(value, numpy.ndarray):
+            self._keep_array(value)
         elif isinstance(value, random.Random):
             internal = value.getstate()
             self._restore.append(lambda: value.setstate(internal))
@@ -135,14 +137,28 @@ class _Snapshot:
 
         self._restore.append(put_back)
 
+    def _keep_array(self, value: numpy.ndarray[Any, Any]) -> None:
+        saved = value.copy()
+
+        def put_back() -> None:
+            if value.flags.writeable:
+                value[...] = saved
+
+        self._restore.append(put_back)
+
     def keep_storage(self, parameter: nn.Parameter) -> None:
-        """A forward that assigns `.data` replaces the storage; numbers are the recorder's care."""
-        storage = parameter.detach()
+        """A forward that assigns `.data` replaces the storage; numbers are the recorder's care.
+
+        One that calls `backward` leaves a gradient where there was none.
+        """
+        storage, gradient = parameter.detach(), parameter.grad
 
         def put_back() -> None:
             if parameter.data_ptr() != storage.data_ptr() or parameter.shape != storage.shape:
                 with torch.no_grad():
                     parameter.set_(storage)  # type: ignore[call-overload]
+            if parameter.grad is not gradient:
+                parameter.grad = gradient
 
         if not parameter.is_meta:
             self._restore.append(put_back)

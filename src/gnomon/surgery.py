@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gnomon.errors import InUse, Stale, Unsupported
-from gnomon.fill import GROWING, Clock, grown, in_format_of
+from gnomon.fill import GROWING, Clock, empty_in_format_of, grown
 from gnomon.optimizers import RAISED, FirstGradients, carried, carried_state, check_state
 from gnomon.plan import AttributeEdit, Plan, TensorEdit
 from gnomon.tape import owned_tensors
@@ -75,16 +75,16 @@ def operate(
 def hollow(model: nn.Module, plan: Plan, surgery: Surgery, *, fake: bool) -> None:
     """Bring a model into the plan's shapes without weights, to run it for shapes only.
 
-    fake: it will run on fake tensors, so one number stands for all entries.
+    fake: it will run on fake tensors, so memory is reserved but never touched.
     """
     owned = owned_tensors(model)
     for edit in plan.edits:
         tensor, shape = owned[edit.name], plan.grown_shape(edit)
         before = tensor.detach()
-        new = before.new_zeros(()).expand(shape) if fake else before.new_zeros(shape)
+        new = empty_in_format_of(before, shape)
         surgery._undo.append(_putting_back(tensor, before))
         with torch.no_grad():
-            tensor.set_(in_format_of(before, new) if not fake else new)  # type: ignore[call-overload]
+            tensor.set_(new if fake else new.zero_())  # type: ignore[call-overload]
     for attribute in plan.attributes:
         set_attribute(model, surgery, attribute)
 
@@ -166,8 +166,9 @@ def refuse_live_graph(plan: Plan, held: set[str]) -> None:
     for edit in plan.edits:
         if edit.name in held:
             raise InUse(
-                f"an autograd graph (an earlier loss, a DDP wrapper) still holds '{edit.name}': "
-                f"grow after optimizer.step(), drop the loss first (del loss), wrap in DDP "
+                f"an autograd graph (an earlier loss, a DDP wrapper, a tensor that the model "
+                f"keeps) still holds '{edit.name}': grow after optimizer.step(), drop the loss "
+                f"first (del loss) or run the model once under torch.no_grad(), wrap in DDP "
                 f"afterwards"
             )
 

@@ -14,39 +14,40 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from gnomon.axes import Axis, factors, leaves, resolve
+from gnomon.axes import Axis, leaves, resolve
 from gnomon.embedding import monomial
 from gnomon.groups import Analysis, Group
 from gnomon.morphs.edits import Planner
 from gnomon.ops.context import Op
 from gnomon.plan import Plan
 from gnomon.prediction import Prediction
-from gnomon.repair import TiedInCode, repair
+from gnomon.repair import Budget, TiedInCode, repair
 from gnomon.rules import NetMorph
 from gnomon.surgery import Surgery, hollow, undone_on_error
 from gnomon.tape import Call
 
-_ROUNDS, _TRIES = 4, 24
+# What a trial may run, in lengths of the first tape: it tells early what growing would find out,
+# and must not cost much more than the analysis.
+_LENGTHS = 3
 _Place = tuple[type, str, int]
-_Part = tuple[_Place, int]  # which factor of that operation's output
+_Part = tuple[_Place, tuple[int, int]]  # which dimension of that operation, and where in it
 
 
 def tied_in_code(model: nn.Module, calls: Sequence[Call], analysis: Analysis) -> dict[str, str]:
     """The groups that the model's code ties to a number, each with the reason."""
-    places = _merging_places(analysis)
+    places = _regrouping_places(analysis)
     suspects = [g for g in analysis.groups if g.verdict == "growable" and g.leaf in places]
     refused: dict[str, str] = {}
-    for _ in range(_ROUNDS):
-        if not suspects:
-            break
-        fault = _fault(model, calls, analysis, suspects)
+    budget = Budget(_LENGTHS * len(analysis.recordings[0].ops) + 1000)
+    while suspects:
+        fault = _fault(model, calls, analysis, suspects, budget)
         if fault is None:
             break
         blamed = _blamed(analysis, fault, suspects, places)
         if not blamed:
             break
         for alike in _by_places(blamed, places):  # together they fail; which of them alone?
-            alone = fault if len(blamed) == 1 else _fault(model, calls, analysis, alike[:1])
+            alone = fault if len(blamed) == 1 else _fault(model, calls, analysis, alike[:1], budget)
             if alone is not None:
                 refused |= dict.fromkeys((g.name for g in alike), str(alone))
         suspects = [g for g in suspects if g not in blamed]
@@ -69,18 +70,22 @@ def _by_places(groups: Sequence[Group], places: dict[Axis, set[_Part]]) -> list[
     return list(alike.values())
 
 
-def _merging_places(analysis: Analysis) -> dict[Axis, set[_Part]]:
-    """Per leaf, the views that merge it with another factor: where its size may be written down."""
+def _regrouping_places(analysis: Analysis) -> dict[Axis, set[_Part]]:
+    """Per leaf, the views that regroup it with others: where its size may be written down."""
     found: dict[Axis, set[_Part]] = defaultdict(set)
     for recording in analysis.recordings:
         for op, place in zip(recording.ops, _places(recording.ops), strict=True):
             if op.name not in ("view", "_unsafe_view", "reshape"):
                 continue
-            whole = [factors(axis) for axis in analysis.context.made(op)[0]]
-            flat = [part for parts in whole for part in parts]
-            for part in (part for parts in whole if len(parts) > 1 for part in parts):
-                for leaf in leaves(part):
-                    found[leaf].add((place, flat.index(part)))
+            sides = [analysis.context.axes(op.args[0]), analysis.context.made(op)[0]]
+            before, after = ([resolve(a) for a in side if resolve(a).size > 1] for side in sides)
+            if before == after:
+                continue
+            for number, axis in enumerate([*before, *after]):
+                inner = leaves(axis)
+                if len(inner) > 1:
+                    for i, leaf in enumerate(inner):
+                        found[leaf].add((place, (number, i)))
     return found
 
 
@@ -97,9 +102,16 @@ def _places(ops: Sequence[Op]) -> list[_Place]:
 
 
 def _fault(
-    model: nn.Module, calls: Sequence[Call], analysis: Analysis, suspects: Sequence[Group]
+    model: nn.Module,
+    calls: Sequence[Call],
+    analysis: Analysis,
+    suspects: Sequence[Group],
+    budget: Budget,
 ) -> TiedInCode | None:
-    """Grow the suspects in shape only, look for the attributes, and take everything back."""
+    """Grow the suspects in shape only, look for the attributes, and take everything back.
+
+    Returns what no attribute explains; None if all is well, or if the budget ended first.
+    """
     embeddings = {}
     for g in suspects:
         n = g.width // g.step
@@ -112,9 +124,10 @@ def _fault(
     with undone_on_error(surgery):
         hollow(model, plan, surgery, fake=analysis.fake)
         try:
-            repair(model, calls, Prediction(analysis, sizes), surgery, tries=_TRIES)
+            prediction = Prediction(analysis, sizes, first_only=True)
+            repair(model, calls, prediction, surgery, budget)
         except TiedInCode as fault:
-            return fault
+            return fault if budget.left >= 0 else None
         finally:
             surgery.undo()
     return None

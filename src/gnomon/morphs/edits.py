@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,7 @@ class Planner:
         widths: tuple[WidthChange, ...],
         skipped: tuple[tuple[str, str], ...],
     ) -> Plan:
+        """The plan; raises Unsupported for weights that cannot grow (NaN, no dense floats)."""
         owned = owned_tensors(self.model)
         edits = tuple(e for name, x in owned.items() if (e := self._edit(name, x)) is not None)
         plan = Plan(
@@ -88,6 +89,7 @@ class Planner:
                 dims.append(DimEdit(dim, self._role(name, dim, whole.names()), whole))
         if not dims or name not in self.analysis.context.used:
             return None
+        _refuse_other_dtypes(name, tensor)
         fill = fill_of(self.analysis.context, name, [d.role for d in dims], tensor)
         return TensorEdit(
             name, tuple(dims), tuple(tensor.shape), self._std(name, tensor, dims), fill
@@ -103,22 +105,14 @@ class Planner:
         }
         return "read" if "read" in roles else "write" if "write" in roles else "follow"
 
-    def _std(self, name: str, tensor: Tensor, dims: list[DimEdit]) -> float:
-        """The spread of new weights; of a tensor of equal entries, He's."""
-        if tensor.dtype not in GROWING or tensor.layout != torch.strided:
-            kind = str(tensor.dtype).removeprefix("torch.")
-            raise Unsupported(f"'{name}' is {kind}, {tensor.layout}: only dense floats grow")
-        if tensor.is_meta or self.hollow:
+    def _std(self, name: str, tensor: Tensor, dims: list[DimEdit]) -> float | None:
+        if self.hollow:
             return 1.0
-        matched = _spread(tensor)
-        if not math.isfinite(matched):
-            raise Unsupported(
-                f"'{name}' holds NaN or infinite weights: nothing can be proved of it"
-            )
-        if tensor.dim() < 2 or (self.rule.init == "matched" and matched > 0):
-            return matched
-        fan_in = tensor.numel() // tensor.shape[0]
-        return math.sqrt(2 / fan_in)
+        sizes = {group: e.size for group, e in self.embeddings.items()}
+        shape = list(tensor.shape)
+        for d in dims:
+            shape[d.dim] = d.form.grown(sizes)
+        return _std_of_new(name, tensor, shape, self.rule)
 
     def _attributes(self, shapes: Mapping[str, tuple[int, ...]], plan: Plan) -> list[AttributeEdit]:
         groups = self._operation_attributes(plan)
@@ -165,6 +159,34 @@ class Planner:
             some = ", ".join(self.analysis.unreached[:3])
             notes.append(f"{len(self.analysis.unreached)} parameters are never reached: {some}")
         return tuple(notes)
+
+
+def with_measured_spreads(plan: Plan, model: nn.Module) -> Plan:
+    """The plan with the standard deviations that one made on `meta` could not know."""
+    unknown = [edit for edit in plan.edits if edit.std is None]
+    if not unknown:
+        return plan
+    owned = owned_tensors(model)
+    std = {e: _std_of_new(e.name, owned[e.name], plan.grown_shape(e), plan.rule) for e in unknown}
+    edits = tuple(replace(e, std=std[e]) if e in std else e for e in plan.edits)
+    return replace(plan, edits=edits)
+
+
+def _std_of_new(name: str, tensor: Tensor, grown: Sequence[int], rule: Rule) -> float | None:
+    """The spread of new weights, He's where all old ones are equal; None if it cannot be known."""
+    he = math.sqrt(2 / max(1, math.prod(grown[1:]))) if tensor.dim() > 1 else None
+    matched = None if tensor.is_meta else _spread(tensor)
+    if matched is not None and not math.isfinite(matched):
+        raise Unsupported(f"'{name}' holds NaN or infinite weights: nothing can be proved of it")
+    if he is not None and (rule.init == "he" or matched == 0):
+        return he
+    return matched
+
+
+def _refuse_other_dtypes(name: str, tensor: Tensor) -> None:
+    if tensor.dtype not in GROWING or tensor.layout != torch.strided:
+        kind = str(tensor.dtype).removeprefix("torch.")
+        raise Unsupported(f"'{name}' is {kind}, {tensor.layout}: only dense floats grow")
 
 
 def _own_shapes(

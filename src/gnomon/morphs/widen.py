@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -176,12 +177,18 @@ def select(
 
 
 def _places(group: Group) -> list[str]:
-    """The modules that write a group; one that nothing writes lies where it is read."""
-    return group.modules or [slot.name.rpartition(".")[0] for slot in group.slots]
+    """The modules that write a group; one that nothing writes lies where it is read.
+
+    A bare parameter that gave the group its name is a place of its own.
+    """
+    written = [slot.name for slot in group.slots if slot.role == "write"]
+    named = written or [slot.name for slot in group.slots]
+    bare = group.name.partition("[")[0]
+    return [name if name == bare else name.rpartition(".")[0] for name in named]
 
 
 def _lies_under(path: str, pattern: str) -> bool:
-    if pattern in ("", "*"):
+    if pattern in ("", "*") or path.startswith(pattern + "."):
         return True
     return path == pattern or fnmatchcase(path, pattern) or fnmatchcase(path, pattern + ".*")
 
@@ -193,26 +200,33 @@ def _no_such(pattern: str, groups: Sequence[Group]) -> str:
 
 
 def _innermost(candidates: Sequence[Group], analysis: Analysis) -> tuple[list[Group], list[Group]]:
-    """Of groups that multiply each other, the inner ones: convolution groups keep their number."""
+    """Of groups that multiply each other, the inner ones: convolution groups keep their number.
+
+    Where two stand in both orders (a channel shuffle), the first one.
+    """
     growing = {g.leaf: g for g in candidates if g.verdict == "growable"}
-    outer: set[Axis] = set()
+    inside: dict[Axis, set[Axis]] = defaultdict(set)  # per leaf, those it is an outer factor of
     for axes in analysis.context.dims.values():
         for axis in axes:
-            _mark_outer(axis, growing, outer)
-    taken = [g for g in candidates if g.leaf not in outer]
-    return taken, [g for g in candidates if g.leaf in outer]
+            _note_order(axis, growing, inside)
+    taken: set[Axis] = set()
+    for leaf in sorted(growing, key=lambda leaf: bool(inside[leaf])):
+        if not any(other in inside[leaf] or leaf in inside[other] for other in taken):
+            taken.add(leaf)
+    left = [g for g in candidates if g.leaf in growing and g.leaf not in taken]
+    return [g for g in candidates if g not in left], left
 
 
-def _mark_outer(axis: Axis, growing: Mapping[Axis, Group], outer: set[Axis]) -> None:
+def _note_order(axis: Axis, growing: Mapping[Axis, Group], inside: dict[Axis, set[Axis]]) -> None:
     axis = resolve(axis)
     if axis.kind == "sum":
         for part in segments(axis):
-            _mark_outer(part, growing, outer)
+            _note_order(part, growing, inside)
     if axis.kind == "product":
-        inner = False
+        inner: set[Axis] = set()
         for part in reversed(factors(axis)):
-            found = [leaf for leaf in leaves(part) if leaf in growing]
-            if inner:
-                outer.update(found)
-            inner = inner or bool(found)
-            _mark_outer(part, growing, outer)
+            found = {leaf for leaf in leaves(part) if leaf in growing}
+            for leaf in found:
+                inside[leaf] |= inner - {leaf}
+            inner |= found
+            _note_order(part, growing, inside)

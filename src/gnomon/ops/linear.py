@@ -8,7 +8,7 @@ from gnomon.axes import Axis, Misfit, divide, product, resolve
 from gnomon.ops.context import Context, Op, Table
 
 
-def _product(t: Context, op: Op, left: Tensor, right: Tensor) -> list[Axis]:
+def _product(t: Context, left: Tensor, right: Tensor) -> list[Axis]:
     """(..., m, k) @ (..., k, n): the axes of the result."""
     a, b = t.axes(left), t.axes(right)
     t.tie(a[-1], b[-2])
@@ -20,7 +20,7 @@ def _product(t: Context, op: Op, left: Tensor, right: Tensor) -> list[Axis]:
 
 def multiplies(t: Context, op: Op) -> None:
     """mm, bmm."""
-    t.give(op.outputs[0], _product(t, op, op.args[0], op.args[1]))
+    t.give(op.outputs[0], _product(t, op.args[0], op.args[1]))
 
 
 def multiplies_a_vector(t: Context, op: Op) -> None:
@@ -34,7 +34,7 @@ def multiplies_a_vector(t: Context, op: Op) -> None:
 
 def multiplies_and_adds(t: Context, op: Op) -> None:
     """addmm, baddbmm: the addend writes what the product writes."""
-    axes = _product(t, op, op.args[1], op.args[2])
+    axes = _product(t, op.args[1], op.args[2])
     addend = op.args[0]
     for i, axis in enumerate(reversed(t.axes(addend)), start=1):
         if resolve(axis).size != 1:

@@ -23,7 +23,7 @@ def normalises_each_channel(t: Context, op: Op) -> None:
     t.attribute("num_features", product(factors(axes[1])[1:]))  # [batch x channels]
     t.give(op.outputs[0], list(axes))
     for extra in op.outputs[1:]:
-        t.give(extra, [axes[1]] if t.shape(extra) == t.shape(x)[1:2] else _unknown(t, op, extra))
+        t.give(extra, [axes[1]] if t.shape(extra) == t.shape(x)[1:2] else _unknown(op, extra))
 
 
 def normalises_over_channels(t: Context, op: Op) -> None:
@@ -41,7 +41,7 @@ def normalises_over_channels(t: Context, op: Op) -> None:
     t.give(op.outputs[0], list(axes))
     for extra in op.outputs[1:]:
         one = [*axes[:-k], *[Axis(1)] * k]
-        t.give(extra, one if extra.dim() == len(axes) else _unknown(t, op, extra))
+        t.give(extra, one if extra.dim() == len(axes) else _unknown(op, extra))
 
 
 def normalises_groups(t: Context, op: Op) -> None:
@@ -61,7 +61,7 @@ def normalises_groups(t: Context, op: Op) -> None:
     t.give(op.outputs[0], list(axes))
     for extra in op.outputs[1:]:
         fits = t.shape(extra) == (batch, groups)
-        t.give(extra, [axes[0], outer] if fits else _unknown(t, op, extra))
+        t.give(extra, [axes[0], outer] if fits else _unknown(op, extra))
 
 
 def rescales_weights(t: Context, op: Op) -> None:
@@ -78,7 +78,7 @@ def rescales_weights(t: Context, op: Op) -> None:
     t.give(op.outputs[1], [axis if i == dim else Axis(1) for i, axis in enumerate(axes)])
 
 
-def _unknown(t: Context, op: Op, tensor: Tensor) -> list[Axis]:
+def _unknown(op: Op, tensor: Tensor) -> list[Axis]:
     if tensor.numel():
         raise Misfit(f"an output of {op.name} with shape {tuple(tensor.shape)}")
     return [Axis(size) for size in tensor.shape]

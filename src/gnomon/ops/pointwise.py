@@ -36,7 +36,8 @@ def acts_per_entry(t: Context, op: Op) -> None:
     for output in op.outputs:
         if output.numel():  # some kernels return an empty buffer besides
             t.give(output, axes[len(axes) - output.dim() :])
-    if len(tensors) == 1 and op.name in _LINEAR_IN_A_PARAMETER:
+    rounds = op.kwargs.get("rounding_mode") is not None
+    if len(tensors) == 1 and op.name in _LINEAR_IN_A_PARAMETER and not rounds:
         t.views(op.outputs[0], tensors[0])
     _pass_zeros(t, op, tensors, axes)
 

@@ -72,16 +72,15 @@ _POSITIONAL = (
 ).split()
 _SPREADS = ("var", "std", "var_mean", "std_mean")  # divided by n - 1 unless told otherwise
 _AVERAGES = "mean var var_mean std std_mean amax amin max min".split()
-_SUMS = "median nanmedian kthvalue mode sum any all argmax argmin prod logsumexp nansum".split()
+_SUMS = "median nanmedian mode sum any all argmax argmin prod logsumexp nansum".split()
 _ALONG = (
-    "_softmax _safe_softmax _log_softmax cumsum cumprod roll flip sort topk tril triu "
-    "logcumsumexp renorm"
+    "_softmax _safe_softmax _log_softmax cumsum cumprod logcumsumexp roll flip sort topk tril triu"
 ).split()
 
 TABLE: Table = (
     dict.fromkeys(_POSITIONAL, moves_positions)
     | dict.fromkeys(_AVERAGES, _reduces(averaging=True))
     | dict.fromkeys(_SUMS, _reduces(averaging=False))
-    | {"linalg_vector_norm": _reduces(averaging=False, at=2), "norm": _reduces(False, at=2)}
+    | dict.fromkeys(("linalg_vector_norm", "norm", "kthvalue"), _reduces(averaging=False, at=2))
     | dict.fromkeys(_ALONG, runs_along)
 )
