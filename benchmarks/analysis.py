@@ -24,7 +24,7 @@ from torch import nn
 
 import gnomon as gn
 
-REPEATS = 3
+REPEATS = 1
 
 
 def chain(blocks: int) -> nn.Module:

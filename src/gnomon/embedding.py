@@ -54,7 +54,7 @@ class Embedding:
         """Old and fresh signals together: S."""
         return self.old + self.fresh
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Channels of the grown axis: K."""
         return self.source.numel()

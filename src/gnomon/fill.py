@@ -26,7 +26,7 @@ from gnomon.rules.base import Rule
 
 GROWING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
-_CHUNK = 1 << 17  # float64 entries worked on at once: bounds the extra memory
+_CHUNK = 1 << 18  # float64 entries worked on at once: bounds the extra memory
 
 
 @dataclass

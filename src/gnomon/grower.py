@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Iterable, Mapping
@@ -118,7 +119,7 @@ class Grower:
         if isinstance(seed, bool) or not isinstance(seed, int):
             raise ValueError(f"seed must be a whole number, not {seed!r}")
         analysis = self.analysis
-        with torch.device("cpu"):  # whatever the default device is
+        with on_cpu():
             return morph.plan(self.model, analysis, fingerprint(self._structure, analysis), seed)
 
     def grow(self, what: Plan | Morph, *, seed: int = 0, proof: ProofKind = "full") -> Receipt:
@@ -149,7 +150,7 @@ class Grower:
         before = self._before() if proof == "full" else None
         surgery = Surgery()
         with undone_on_error(surgery):
-            with torch.device("cpu"):
+            with on_cpu():
                 operate(self.model, plan, self._optimizers, surgery)
             applied, shown = self._prove(plan, analysis, surgery, before)
         done = time.perf_counter()
@@ -193,7 +194,7 @@ class Grower:
         if repaired:
             plan = replace(plan, attributes=(*plan.attributes, *repaired))
         measured = measure_statistics(self.model, self._calls, plan)
-        with torch.no_grad(), torch.device("cpu"):
+        with torch.no_grad(), on_cpu():
             write_statistics(self.model, plan, measured)
             prove_algebra(self.model, plan, surgery)
         if before is None:
@@ -204,6 +205,12 @@ class Grower:
 
     def __str__(self) -> str:
         return table(self.model, self.analysis)
+
+
+def on_cpu() -> contextlib.AbstractContextManager[object]:
+    """New tensors are made on the CPU, whatever the default device is (entering it costs time)."""
+    usual = torch.get_default_device().type == "cpu"
+    return contextlib.nullcontext() if usual else torch.device("cpu")
 
 
 def _leaf_sizes(plan: Plan, analysis: Analysis) -> dict[Axis, int]:

@@ -63,6 +63,11 @@ class Prediction:
         self.ops = [essential(r.ops) for r in analysis.recordings]
         self.tapes = [[self._expect(op) for op in ops] for ops in self.ops]
 
+    @property
+    def compared(self) -> list[list[Expected]]:
+        """The tapes that `difference` looks at."""
+        return self.tapes[:1] if self._first_only else self.tapes
+
     def size(self, axis: Axis) -> int:
         """The grown size of an axis."""
         axis = resolve(axis)

@@ -32,7 +32,7 @@ class Budget:
 
     def spend(self, prediction: Prediction, found: Difference | None) -> None:
         """Pay for a recording: up to the difference it found, or to the end."""
-        run = [len(tape) for tape in prediction.tapes]
+        run = [len(tape) for tape in prediction.compared]
         if found is not None:
             run = [*run[: found.recording], found.position]
         self.left -= sum(run) + _SETTING_UP
@@ -61,6 +61,7 @@ def repair(
     if budget is None:
         budget = Budget(_RECORDINGS * sum(len(tape) for tape in prediction.tapes))
     here = prediction.difference(model, calls)
+    budget.spend(prediction, here)
     while here is not None:
         better = None
         for edits in _candidates(model, prediction, here):

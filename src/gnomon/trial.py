@@ -28,7 +28,7 @@ from gnomon.tape import Call
 
 # What a trial may run, in lengths of the first tape: it tells early what growing would find out,
 # and must not cost much more than the analysis.
-_LENGTHS = 3
+_LENGTHS = 5
 _Place = tuple[type, str, int]
 _Part = tuple[_Place, tuple[int, int]]  # which dimension of that operation, and where in it
 
@@ -39,7 +39,7 @@ def tied_in_code(model: nn.Module, calls: Sequence[Call], analysis: Analysis) ->
     suspects = [g for g in analysis.groups if g.verdict == "growable" and g.leaf in places]
     refused: dict[str, str] = {}
     budget = Budget(_LENGTHS * len(analysis.recordings[0].ops) + 1000)
-    while suspects:
+    while suspects and budget.left >= 0:
         fault = _fault(model, calls, analysis, suspects, budget)
         if fault is None:
             break
@@ -47,6 +47,8 @@ def tied_in_code(model: nn.Module, calls: Sequence[Call], analysis: Analysis) ->
         if not blamed:
             break
         for alike in _by_places(blamed, places):  # together they fail; which of them alone?
+            if budget.left < 0:
+                break
             alone = fault if len(blamed) == 1 else _fault(model, calls, analysis, alike[:1], budget)
             if alone is not None:
                 refused |= dict.fromkeys((g.name for g in alike), str(alone))

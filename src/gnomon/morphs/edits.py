@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -67,24 +68,25 @@ class Planner:
 
     def width(self, group: Group) -> int:
         """The channels where the first writer makes them, once all groups have grown."""
-        names = {leaf: str(i) for i, leaf in enumerate(self._sizes())}
-        sizes = {names[leaf]: size for leaf, size in self._sizes().items()}
+        sizes = {name: e.size for name, e in self.embeddings.items()}
         for wanted in ("write", "follow", "read"):
             for slot in (s for s in group.slots if s.role == wanted):
                 segment = segment_of(self.analysis.context.dims[slot.name][slot.dim], group.leaf)
-                return form(segment, names).grown(sizes)
+                return form(segment, self._names).grown(sizes)
         raise AssertionError(f"'{group.name}' has no slots")
 
+    @cached_property
+    def _names(self) -> dict[Axis, str]:
+        """The growing leaves and their groups' names."""
+        return {g.leaf: g.name for g in self.analysis.groups if g.name in self.embeddings}
+
     def _sizes(self) -> dict[Axis, int]:
-        by_name = {g.name: g.leaf for g in self.analysis.groups}
-        return {by_name[name]: e.size for name, e in self.embeddings.items()}
+        return {leaf: self.embeddings[name].size for leaf, name in self._names.items()}
 
     def _edit(self, name: str, tensor: Tensor) -> TensorEdit | None:
-        groups = [g for g in self.analysis.groups if g.name in self.embeddings]
-        names = {g.leaf: g.name for g in groups}
         dims = []
         for dim, axis in enumerate(self.analysis.context.dims[name]):
-            whole = form(axis, names)
+            whole = form(axis, self._names)
             if whole.names():
                 dims.append(DimEdit(dim, self._role(name, dim, whole.names()), whole))
         if not dims or name not in self.analysis.context.used:
@@ -95,14 +97,14 @@ class Planner:
             name, tuple(dims), tuple(tensor.shape), self._std(name, tensor, dims), fill
         )
 
+    @cached_property
+    def _roles(self) -> dict[tuple[str, int, str], Role]:
+        """The role of each growing group in each dimension: (tensor, dimension, group)."""
+        growing = (g for g in self.analysis.groups if g.name in self.embeddings)
+        return {(s.name, s.dim, g.name): s.role for g in growing for s in g.slots}
+
     def _role(self, name: str, dim: int, growing: set[str]) -> Role:
-        roles = {
-            slot.role
-            for group in self.analysis.groups
-            if group.name in growing
-            for slot in group.slots
-            if slot.name == name and slot.dim == dim
-        }
+        roles = {self._roles.get((name, dim, group)) for group in growing}
         return "read" if "read" in roles else "write" if "write" in roles else "follow"
 
     def _std(self, name: str, tensor: Tensor, dims: list[DimEdit]) -> float | None:
@@ -132,11 +134,10 @@ class Planner:
 
     def _operation_attributes(self, plan: Plan) -> dict[tuple[str, str], AttributeEdit]:
         """Integer arguments of operations that grow: conv groups, norm groups."""
-        names = {g.leaf: g.name for g in self.analysis.groups if g.name in self.embeddings}
         paths = {id(m): path for path, m in self.model.named_modules()}
         found = {}
         for module, name, axis in self.analysis.context.attributes:
-            whole = form(axis, names)
+            whole = form(axis, self._names)
             new = whole.grown(plan.sizes)
             held = module.__dict__.get(name)
             if (
@@ -200,10 +201,12 @@ def _own_shapes(
         if x is not None
     }
     grows = any(prefix + key in shapes for key in own)
-    for name, shape in shapes.items():  # a parametrized weight has its original's shape
-        key, _, original = name.removeprefix(prefix + "parametrizations.").rpartition(".")
-        if name.startswith(prefix + "parametrizations.") and original in ("original", "original1"):
-            own[key], grows = shape, True
+    parametrized = module._modules.get("parametrizations")
+    for key in parametrized._modules if parametrized is not None else ():
+        for original in ("original", "original1"):  # a parametrized weight has this one's shape
+            name = f"{prefix}parametrizations.{key}.{original}"
+            if name in shapes:
+                own[key], grows = shapes[name], True
     return own if grows else None
 
 
