@@ -213,8 +213,13 @@ def _own_shapes(
 def _spread(tensor: Tensor) -> float:
     """The standard deviation, accumulated in float32 at least."""
     x = tensor.detach()
+    if not x.numel():
+        return 0.0
     x = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
-    return float(torch.std(x, correction=0)) if x.numel() else 0.0
+    mean, square = float(x.mean()), float(torch.linalg.vector_norm(x)) ** 2 / x.numel()
+    if square - mean * mean > 0.01 * square:  # several times faster than torch.std, and safe here
+        return math.sqrt(square - mean * mean)
+    return float(torch.std(x, correction=0))
 
 
 def _changes_old(plan: Plan, edit: TensorEdit) -> bool:
