@@ -1,6 +1,6 @@
 """A grown network's training step against the same shapes built natively, in pairs.
 
-    python benchmarks/step.py [--pairs 30] [--threads 2]
+    python benchmarks/step.py [--pairs 30] [--threads 2] [--warmup 110]
 
 Both networks take the same batch in turn; the ratio is taken pair by pair and its median printed.
 """
@@ -32,6 +32,7 @@ def main() -> None:
     ask = argparse.ArgumentParser()
     ask.add_argument("--pairs", type=int, default=30)
     ask.add_argument("--threads", type=int, default=2)
+    ask.add_argument("--warmup", type=int, default=110, help="steps before the first pair")
     given = ask.parse_args()
     torch.set_num_threads(given.threads)
     torch.manual_seed(0)
@@ -44,7 +45,7 @@ def main() -> None:
     native_optimizer = torch.optim.AdamW(native.parameters(), 1e-3)
     same = [p.shape for p in grown.parameters()] == [p.shape for p in native.parameters()]
     assert same, "the two networks must have the same shapes"
-    for _ in range(110):  # past the hook that follows the first gradients
+    for _ in range(given.warmup):  # the default is past the hook of the first gradients
         step(grown, optimizer, x), step(native, native_optimizer, x)
     ratios, seconds = [], []
     for i in range(given.pairs):

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import library, nn
 
 import gnomon as gn
 from gnomon.models import ResNetCifar10
@@ -83,9 +83,9 @@ def test_the_rule_of_the_docs_keeps_the_function():
 
 
 def test_the_operation_of_the_docs_lets_channels_pass():
-    library = torch.library.Library("mylib", "DEF")
-    library.define("smooth(Tensor x) -> Tensor")
-    library.impl("smooth", lambda x: x.cumsum(2), "CompositeExplicitAutograd")
+    mylib = library.Library("mylib", "DEF")
+    mylib.define("smooth(Tensor x) -> Tensor")
+    mylib.impl("smooth", lambda x: x.cumsum(2), "CompositeExplicitAutograd")
     try:
         source = code_blocks("docs/adding-an-op.md")[0].partition("grower = ")[0]
         names = {}
@@ -100,7 +100,7 @@ def test_the_operation_of_the_docs_lets_channels_pass():
         assert model.a.out_channels == 7
         assert (model(x) - old).abs().max() <= 1e-12 * old.abs().max()
     finally:
-        library._destroy()
+        mylib._destroy()
 
 
 class Smoothed(nn.Module):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import nn
+from torch import library, nn
 
 import gnomon as gn
 from gnomon.ops.pointwise import acts_per_entry
@@ -164,7 +164,7 @@ def test_an_unknown_operation_is_named_and_freezes_what_it_touches():
     assert frozen.reason.startswith("no rule for _fft_r2c")
 
 
-@torch.library.custom_op("gnomon_tests::halve", mutates_args=())
+@library.custom_op("gnomon_tests::halve", mutates_args=())
 def halve(x: torch.Tensor) -> torch.Tensor:
     return x / 2
 

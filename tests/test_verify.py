@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from torch import nn
+from torch import library, nn
 
 import gnomon as gn
 from gnomon import fill
@@ -12,7 +12,7 @@ from gnomon.ops.context import Context, Op
 from toys import TOYS
 
 
-@torch.library.custom_op("gnomon_tests::mix", mutates_args=())
+@library.custom_op("gnomon_tests::mix", mutates_args=())
 def mix(x: torch.Tensor) -> torch.Tensor:
     return x / x.abs().mean(-1, keepdim=True)
 
