@@ -33,14 +33,25 @@ REAL_PARAMETERS = 30_000_000
 REAL_INPUT_ENTRIES = 100_000
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Visit:
+    """One call of a module: the operations [start, end) of the tape, and what it returned."""
+
+    module: nn.Module
+    start: int
+    end: int
+    output: object
+
+
 @dataclasses.dataclass(eq=False)
 class Recording:
-    """One forward pass: its operations, input tensors and output tensors."""
+    """One forward pass: its operations, input tensors, output tensors and calls of modules."""
 
     ops: list[Op]
     inputs: list[Tensor]
     outputs: list[Tensor]
     random: set[str] = dataclasses.field(default_factory=set)
+    visits: list[Visit] = dataclasses.field(default_factory=list)
 
 
 def calls_of(example_inputs: object) -> list[Call]:
@@ -126,7 +137,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._keep, self._on_op = keep, on_op
         self.ops: list[Op] = []
         self.random: set[str] = set()
+        self.visits: list[Visit] = []
         self._stack: list[nn.Module] = []
+        self._starts: list[int] = []
         self._fake = fake
         self._parameters = (
             {} if fake else {p.untyped_storage()._cdata: p for p in model.parameters()}
@@ -167,15 +180,20 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 if owner is not None:
                     self._overwritten.append((owner, owner.detach().clone()))
 
+    def _entered(self, module: nn.Module, args: object) -> None:
+        self._stack.append(module)
+        self._starts.append(len(self.ops))
+
     def _left(self, module: nn.Module, args: object, output: object) -> None:
         self._stack.pop()
+        start = self._starts.pop()
+        if self._keep:
+            self.visits.append(Visit(module, start, len(self.ops), output))
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
         """Record, with the module stack followed by global hooks."""
-        before = module_hooks.register_module_forward_pre_hook(
-            lambda module, _: self._stack.append(module)
-        )
+        before = module_hooks.register_module_forward_pre_hook(self._entered)
         after = module_hooks.register_module_forward_hook(self._left, always_call=True)
         try:
             with self:
@@ -274,7 +292,7 @@ def record(
             f"the model returns {type(result).__name__}, in which there is no tensor: nothing "
             f"could be proved of it. Give a wrapper whose forward returns its tensors"
         )
-    return Recording(recorder.ops, given, found, recorder.random)
+    return Recording(recorder.ops, given, found, recorder.random, recorder.visits)
 
 
 @contextlib.contextmanager
