@@ -1,4 +1,4 @@
-"""Building blocks that say in their structure what usually hides in a `forward`."""
+"""A residual connection that says in its structure what usually hides in a `forward`."""
 
 from torch import Tensor, nn
 
