@@ -10,8 +10,9 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 import gnomon as gn
+from gnomon.edit import TensorEdit
 from gnomon.embedding import Embedding
-from gnomon.plan import Plan, TensorEdit
+from gnomon.plan import Plan
 from toys import TOYS
 
 

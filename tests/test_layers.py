@@ -12,10 +12,12 @@ from gnomon.layers import sizes_of
 ROOT = Path(gnomon.__file__).parent
 
 ORDER = """
-errors, axes, draw -> embedding -> rules -> ops -> tape, snapshot -> findings -> groups -> plan
--> fill, optimizers -> surgery -> activations, blocks -> flops, layers -> morphs
--> prediction, fingerprint -> algebra, statistics, repair, verify, receipt -> trial -> grower
--> checkpoint, schedule -> models -> callbacks, evolution -> lab -> report -> cli
+errors, axes, draw -> embedding -> rules -> ops -> tape, snapshot -> spec -> edit, findings
+-> groups -> notation -> plan -> fill, optimizers, fingerprint, neighbour, ending
+-> shared -> surgery, insertion, param_groups -> activations, blocks -> flops, layers -> planner
+-> verify, statistics, wrapped -> zero -> making, templates -> folding -> additions -> calibration -> morphs
+-> prediction -> algebra, repair, receipt -> trial -> grower
+-> checkpoint, share, schedule -> models -> callbacks, evolution -> lab -> report -> cli
 """
 LEVEL = {name.strip(): i for i, level in enumerate(ORDER.split("->")) for name in level.split(",")}
 

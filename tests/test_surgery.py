@@ -92,7 +92,7 @@ PLACES = [
     ("gnomon.grower.measure_statistics", 1),
     ("gnomon.grower.write_statistics", 1),
     ("gnomon.grower.prove_algebra", 1),
-    ("gnomon.grower.answers", 2),
+    ("gnomon.verify.answers", 1),
     ("gnomon.grower.accept", 1),
 ]
 

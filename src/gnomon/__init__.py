@@ -1,5 +1,6 @@
 """gnomon makes neural networks larger without changing what they compute."""
 
+from gnomon.blocks import R2RBlock, Residual
 from gnomon.checkpoint import load, save
 from gnomon.errors import (
     BadCheckpoint,
@@ -13,10 +14,12 @@ from gnomon.errors import (
 )
 from gnomon.groups import Group, Slot
 from gnomon.grower import Grower
-from gnomon.morphs import Widen
+from gnomon.morphs import Deepen, Fold, Widen
 from gnomon.plan import Plan
 from gnomon.receipt import Receipt
 from gnomon.rules import R2R, Hybrid, Net2Net, NetMorph, RandPad, Rule
+from gnomon.share import separate, share
+from gnomon.zero import start_at_zero
 
 __version__ = "0.1.0"
 
@@ -24,6 +27,8 @@ __all__ = [
     "R2R",
     "BadCheckpoint",
     "CannotPreserve",
+    "Deepen",
+    "Fold",
     "Group",
     "Grower",
     "GrowthError",
@@ -34,8 +39,10 @@ __all__ = [
     "NoSuchGroup",
     "NotProved",
     "Plan",
+    "R2RBlock",
     "RandPad",
     "Receipt",
+    "Residual",
     "Rule",
     "Slot",
     "Stale",
@@ -43,4 +50,7 @@ __all__ = [
     "Widen",
     "load",
     "save",
+    "separate",
+    "share",
+    "start_at_zero",
 ]

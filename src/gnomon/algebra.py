@@ -7,9 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from gnomon.edit import TensorEdit
 from gnomon.embedding import Embedding, signal_sums
 from gnomon.errors import NotProved
-from gnomon.plan import Plan, TensorEdit
+from gnomon.plan import Plan
 from gnomon.surgery import Surgery
 from gnomon.tape import owned_tensors
 

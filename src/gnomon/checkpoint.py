@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +16,21 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from gnomon.additions import build_for_load, put
 from gnomon.errors import BadCheckpoint, GrowthError
 from gnomon.fingerprint import structure
 from gnomon.grower import Grower
+from gnomon.insertion import moved
 from gnomon.ops.context import OpRule
 from gnomon.plan import Plan
 from gnomon.rules import Rule
+from gnomon.spec import Factories
 from gnomon.surgery import resize
 from gnomon.tape import owned_tensors
 
-_FORMAT = 1
+logger = logging.getLogger("gnomon")
+
+_FORMAT = 2  # 2: plans list modules
 
 
 def save(grower: Grower, path: str | os.PathLike[str]) -> None:
@@ -38,6 +45,12 @@ def save(grower: Grower, path: str | os.PathLike[str]) -> None:
             "it: use one Grower for all growth of a model"
         )
     history = grower.history
+    needed = [name for plan in history for name in plan.factories]
+    if needed:
+        logger.warning(
+            "'%s' holds blocks whose arguments a file cannot express: load it with gn.load(..., "
+            "blocks={%s})", target, ", ".join(f"'{name}': a function" for name in needed)
+        )  # fmt: skip
     tensors, aliases = _shared_once(_state(grower.model, history))
     meta = {
         "format": _FORMAT,
@@ -60,9 +73,16 @@ def save(grower: Grower, path: str | os.PathLike[str]) -> None:
 
 def _state(model: nn.Module, history: Sequence[Plan]) -> dict[str, Tensor]:
     """The state_dict, and buffers outside of it that grew: the builder makes those too small."""
-    state = dict(model.state_dict())
-    grown = {edit.name for plan in history for edit in plan.edits} - state.keys()
-    return state | {n: t for n, t in owned_tensors(model).items() if n in grown}
+    state, grown = dict(model.state_dict()), set[str]()
+    for plan in history:
+        for edit in plan.modules:
+            grown = {now for name in grown if (now := moved(name, edit)) is not None}
+        grown |= {edit.name for edit in plan.edits}
+    owned = dict(owned_tensors(model))
+    lost = sorted(grown - owned.keys() - state.keys())
+    if lost:
+        raise BadCheckpoint(f"{lost[:4]} grew, but the model no longer has tensors of these names")
+    return state | {name: owned[name] for name in grown if name not in state}
 
 
 def _shared_once(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -93,7 +113,7 @@ def load(
     build: Callable[[], nn.Module],
     example_inputs: object = None,
     *,
-    blocks: Mapping[str, Callable[[], nn.Module]] | None = None,
+    blocks: Mapping[str, Callable[..., nn.Module]] | None = None,
     ops: Mapping[str, OpRule] | None = None,
     rules: Sequence[type[Rule]] = (),
 ) -> nn.Module:
@@ -102,7 +122,9 @@ def load(
     build:          makes the model as it was before its first growth.
     example_inputs: if given, the loaded model is analysed on them once, so that a model whose
                     code no longer runs in these shapes is found now.
-    blocks:         factories by name of modules that a file cannot express; Widen adds none.
+    blocks:         for blocks that `Deepen` put in: classes, or functions that make a module, by
+                    class path; needed for your own classes that the small model does not use, and
+                    for those whose arguments a file cannot express (`gn.save` says which).
     ops, rules:     op rules for that analysis, and rule classes of your own in the history.
     Raises BadCheckpoint for a file that is truncated, foreign, tampered with or of another model.
     """
@@ -112,7 +134,7 @@ def load(
         plans = [_plan(data, path, rules) for data in meta["history"]]
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
         for plan in plans:
-            _replay(model, plan, path)
+            _replay(model, plan, path, dict(blocks or {}), sum(map(prod, shapes.values())))
         if structure(model) != meta["structure"]:
             raise BadCheckpoint(
                 f"'{path}' does not fit what {_name(build)}() makes: names, shapes, dtypes or "
@@ -166,7 +188,7 @@ def _plan(data: object, path: object, rules: Sequence[type[Rule]]) -> Plan:
         raise BadCheckpoint(f"'{path}': {fault}") from None
 
 
-def _replay(model: nn.Module, plan: Plan, path: object) -> None:
+def _replay(model: nn.Module, plan: Plan, path: object, factories: Factories, most: int) -> None:
     digest = plan.fingerprint.partition("-")[0]
     if structure(model) != digest:
         raise BadCheckpoint(
@@ -174,8 +196,12 @@ def _replay(model: nn.Module, plan: Plan, path: object) -> None:
             f"classes; build the model as it was before its first growth"
         )
     try:
+        for edit in plan.modules:
+            put(model, edit, build_for_load(model, edit, factories, most))
         resize(model, plan)
-    except (GrowthError, RuntimeError, IndexError, KeyError) as fault:
+    except BadCheckpoint as fault:
+        raise BadCheckpoint(f"'{path}' cannot be loaded: {fault}") from None
+    except (GrowthError, RuntimeError, IndexError, KeyError, TypeError, ValueError) as fault:
         raise BadCheckpoint(f"'{path}': its history does not fit the model ({fault})") from None
 
 

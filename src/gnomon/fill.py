@@ -20,8 +20,9 @@ from torch import Tensor
 from torch._prims_common import suggest_memory_format
 
 from gnomon.draw import Draw
+from gnomon.edit import DimEdit, TensorEdit
 from gnomon.embedding import Embedding, solve
-from gnomon.plan import DimEdit, Plan, TensorEdit
+from gnomon.plan import Plan
 from gnomon.rules.base import Rule
 
 GROWING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import flop_registry
 
 from gnomon.axes import Axis, form
 from gnomon.groups import Analysis
 from gnomon.ops.context import Op
+from gnomon.tape import record
 
 
 def grown_flops(analysis: Analysis, sizes: Mapping[Axis, int]) -> tuple[int, int]:
@@ -42,3 +43,11 @@ def _count(op: Op, shape: Any) -> int:
     kwargs = {k: shape(v) if isinstance(v, Tensor) else v for k, v in op.kwargs.items()}
     shapes = [shape(o) for o in op.outputs]
     return int(formula(*args, **kwargs, out_val=shapes[0] if len(shapes) == 1 else tuple(shapes)))
+
+
+def block_flops(module: nn.Module, shape: Sequence[int]) -> int:
+    """Forward FLOPs of a module on one tensor of this shape, all examples of it together."""
+    like = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
+    x = torch.empty(tuple(shape), dtype=like.dtype, device=like.device)
+    run = record(module, ((x,), {}), training=False, fake=True)
+    return sum(_count(op, lambda t: t.shape) for op in run.ops)

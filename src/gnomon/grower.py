@@ -11,22 +11,24 @@ from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import nn
-from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
+from gnomon.additions import add_modules, check_runs
 from gnomon.algebra import prove_algebra
 from gnomon.axes import Axis
-from gnomon.errors import InUse, Stale, Unsupported
+from gnomon.calibration import calibrate
+from gnomon.errors import Stale, Unsupported
 from gnomon.fingerprint import fingerprint, structure
 from gnomon.groups import Analysis, Group, analyse, table
-from gnomon.morphs.edits import with_measured_spreads
+from gnomon.morphs.subject import Subject
 from gnomon.ops.context import OpRule
 from gnomon.optimizers import check_optimizers
 from gnomon.plan import Plan
+from gnomon.planner import with_measured_spreads
 from gnomon.prediction import Prediction
 from gnomon.receipt import Receipt, Seconds
 from gnomon.repair import repair
-from gnomon.statistics import measure_statistics, write_statistics
+from gnomon.statistics import measure_statistics, statistics_of, write_statistics
 from gnomon.surgery import (
     Surgery,
     held_parameters,
@@ -37,14 +39,16 @@ from gnomon.surgery import (
 from gnomon.tape import calls_of, owned_tensors
 from gnomon.trial import refuse, tied_in_code
 from gnomon.verify import (
-    Answers,
+    Before,
     Proof,
     accept,
     answers,
     check_comparable,
-    compare,
+    halves,
+    training_outputs,
     varied,
 )
+from gnomon.wrapped import refuse_student, refuse_wrapped
 
 logger = logging.getLogger("gnomon")
 
@@ -55,7 +59,7 @@ ProofKind = Literal["full", "algebra"]
 class Morph(Protocol):
     """What changes; it turns an analysed model into a plan."""
 
-    def plan(self, model: nn.Module, analysis: Analysis, fingerprint: str, seed: int) -> Plan:
+    def plan(self, subject: Subject, seed: int) -> Plan:
         """The edits on this model; raises GrowthError if it cannot be done."""
 
 
@@ -79,6 +83,7 @@ class Grower:
         ops: Mapping[str, OpRule] | None = None,
     ) -> None:
         refuse_wrapped(model)
+        refuse_student(model)
         self.model = model
         self.history: tuple[Plan, ...] = ()
         self._calls = calls_of(example_inputs)
@@ -118,9 +123,9 @@ class Grower:
             raise ValueError(f"plan() takes a morph such as Widen(...), not {morph!r}")
         if isinstance(seed, bool) or not isinstance(seed, int):
             raise ValueError(f"seed must be a whole number, not {seed!r}")
-        analysis = self.analysis
-        with on_cpu():
-            return morph.plan(self.model, analysis, fingerprint(self._structure, analysis), seed)
+        subject = Subject(self.model, self.analysis, self._calls, self._ops)
+        with on_cpu(), torch.inference_mode(False):
+            return morph.plan(subject, seed)
 
     def grow(self, what: Plan | Morph, *, seed: int = 0, proof: ProofKind = "full") -> Receipt:
         """Grow in place, prove it, and return the receipt; or undo everything and raise.
@@ -147,10 +152,16 @@ class Grower:
         plan = with_measured_spreads(plan, self.model)
         refuse_live_graph(plan, held)
         self.complete &= self._structure == self._known
-        before = self._before() if proof == "full" else None
+        before = self._before(plan) if proof == "full" else None
         surgery = Surgery()
         with undone_on_error(surgery):
             with on_cpu():
+                added = add_modules(self.model, plan, self._optimizers, surgery)
+                if added.modules:
+                    check_runs(self.model, self._calls, analysis, added)
+                    calibrate(self.model, self._calls, added)
+                if added.modules and plan.edits:
+                    analysis = analyse(self.model, self._calls, self._ops)
                 operate(self.model, plan, self._optimizers, surgery)
             applied, shown = self._prove(plan, analysis, surgery, before)
         done = time.perf_counter()
@@ -163,8 +174,9 @@ class Grower:
         )  # fmt: skip
         receipt = Receipt(
             applied, shown.change, shown.precise, shown.noise_floor, plan.preserves,
-            plan.parameters, plan.flops, seconds, proof, {},
+            plan.parameters, plan.flops, seconds, proof, added.renamed,
             applied.attributes[len(plan.attributes) :],
+            shown.expectation,
         )  # fmt: skip
         logger.info("%s", receipt)
         return receipt
@@ -181,25 +193,26 @@ class Grower:
                 "(model.to_empty(device=...) and load its weights first)"
             )
 
-    def _before(self) -> Answers:
+    def _before(self, plan: Plan) -> Before:
         old = answers(self.model, varied(self._calls))
         check_comparable(old)
-        return old
+        expected = plan.claim == "expectation"
+        return Before(old, training_outputs(self.model, halves(self._calls)) if expected else [])
 
     def _prove(
-        self, plan: Plan, analysis: Analysis, surgery: Surgery, before: Answers | None
+        self, plan: Plan, analysis: Analysis, surgery: Surgery, before: Before | None
     ) -> tuple[Plan, Proof]:
-        prediction = Prediction(analysis, _leaf_sizes(plan, analysis))
-        repaired = repair(self.model, self._calls, prediction, surgery)
-        if repaired:
+        if plan.edits:
+            prediction = Prediction(analysis, _leaf_sizes(plan, analysis))
+            repaired = repair(self.model, self._calls, prediction, surgery)
             plan = replace(plan, attributes=(*plan.attributes, *repaired))
-        measured = measure_statistics(self.model, self._calls, plan)
-        with torch.no_grad(), on_cpu():
-            write_statistics(self.model, plan, measured)
-            prove_algebra(self.model, plan, surgery)
+            measured = measure_statistics(self.model, self._calls, statistics_of(plan))
+            with torch.no_grad(), on_cpu():
+                write_statistics(self.model, plan, measured)
+                prove_algebra(self.model, plan, surgery)
         if before is None:
             return plan, Proof(float("nan"), None, None)
-        shown = compare(before, answers(self.model, varied(self._calls)))
+        shown = before.compared(self.model, self._calls, plan)
         accept(shown, plan)
         return plan, shown
 
@@ -228,25 +241,3 @@ def _as_tuple(optimizer: Optimizer | Iterable[Optimizer] | None) -> tuple[Optimi
     if len(found) != len(several):
         raise ValueError(f"optimizer must be a torch.optim.Optimizer or several, not {optimizer!r}")
     return found
-
-
-def refuse_wrapped(model: nn.Module) -> None:
-    """Raise InUse or Unsupported for what is not the model itself."""
-    if not isinstance(model, nn.Module):
-        raise Unsupported(f"a torch.nn.Module is needed, not {type(model).__name__}")
-    own = [t for m in model.modules() for t in (*m._parameters.values(), *m._buffers.values())]
-    if any(is_lazy(t) for t in own if t is not None):
-        raise Unsupported("the model has lazy layers without weights: run it once on real inputs")
-    if any(t.is_inference() for t in own if t is not None):
-        raise Unsupported(
-            "the model was made in inference_mode, so its tensors cannot be changed in place: "
-            "build it outside (a copy.deepcopy made there will do)"
-        )
-    if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
-        raise InUse(
-            f"{type(model).__name__} holds the parameters: grow model.module before wrapping"
-        )
-    if isinstance(model, torch._dynamo.eval_frame.OptimizedModule):
-        raise InUse("a compiled model cannot be grown: grow the model itself, then compile it")
-    if any(isinstance(m, torch.jit.ScriptModule) for m in model.modules()):
-        raise Unsupported("a scripted module cannot be grown: grow the Python module, then script")

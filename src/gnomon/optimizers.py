@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gnomon.edit import TensorEdit
 from gnomon.embedding import Embedding
 from gnomon.errors import Unsupported
 from gnomon.fill import in_format_of
-from gnomon.plan import Plan, TensorEdit
+from gnomon.plan import Plan
 
 
 @dataclass(frozen=True)

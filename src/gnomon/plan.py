@@ -7,66 +7,32 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from gnomon import rules
 from gnomon.axes import Form
+from gnomon.edit import AttributeEdit, ModuleEdit, TensorEdit, WidthChange
 from gnomon.embedding import Embedding, embed
 from gnomon.errors import BadCheckpoint
-from gnomon.ops.context import Fill, Role
+from gnomon.notation import (
+    attribute_edit,
+    embedding,
+    embedding_data,
+    module_data,
+    module_edit,
+    tensor_edit,
+)
 from gnomon.rules.base import Rule
+from gnomon.spec import factories_needed
+
+Claim = Literal["exact", "expectation", "none"]
 
 RULES: Mapping[str, type[Rule]] = {
     cls.__name__: cls
     for cls in (rules.R2R, rules.Net2Net, rules.NetMorph, rules.Hybrid, rules.RandPad)
 }
-
-
-@dataclass(frozen=True)
-class DimEdit:
-    """One dimension of a tensor that grows: by its role and by what its axis is made of."""
-
-    dim: int
-    role: Role
-    form: Form
-
-
-@dataclass(frozen=True)
-class TensorEdit:
-    """A parameter or buffer that grows.
-
-    std:  standard deviation of new weights, so that every copy of the model draws the same ones;
-          None in a plan made on `meta`, which has no weights: then measured when it is applied.
-    fill: how entries of fresh signals are made: drawn, the mean of the old, measured statistics.
-    """
-
-    name: str
-    dims: tuple[DimEdit, ...]
-    shape: tuple[int, ...]
-    std: float | None
-    fill: Fill
-
-
-@dataclass(frozen=True)
-class AttributeEdit:
-    """An integer, or a tuple of them, that a module keeps about its width."""
-
-    path: str
-    name: str
-    old: int | tuple[int, ...]
-    new: int | tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class WidthChange:
-    """A group's channels before and after, and what was asked before rounding up to its step."""
-
-    group: str
-    old: int
-    asked: int
-    new: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +42,7 @@ class Plan:
     skipped: groups that were asked for through a prefix and cannot grow, with the reason.
     changed: existing weights that do not stay bit for bit as they are.
     parameters, flops: before and after; FLOPs of a forward pass of one example.
+    modules: what is put into the model, in this order and before anything grows.
     """
 
     morph: str
@@ -91,12 +58,25 @@ class Plan:
     notes: tuple[str, ...] = ()
     parameters: tuple[int, int] = (0, 0)
     flops: tuple[int, int] = (0, 0)
+    modules: tuple[ModuleEdit, ...] = ()
     _composed: dict[Form, Embedding] = field(default_factory=dict, repr=False)
 
     @property
+    def claim(self) -> Claim:
+        """What is promised: the same function, the same in expectation, or nothing."""
+        if not self.rule.preserves:
+            return "none"
+        return "expectation" if any(m.expected for m in self.modules) else "exact"
+
+    @property
     def preserves(self) -> bool:
-        """Whether the rule keeps the function."""
-        return self.rule.preserves
+        """Whether the function is kept exactly."""
+        return self.claim == "exact"
+
+    @property
+    def factories(self) -> list[str]:
+        """The modules for which `gn.load` needs `blocks=`, since a file cannot express them."""
+        return list(dict.fromkeys(n for m in self.modules for n in factories_needed(m.spec)))
 
     @cached_property
     def sizes(self) -> dict[str, int]:
@@ -136,15 +116,30 @@ class Plan:
             raise BadCheckpoint(f"not a plan of gnomon ({type(fault).__name__}: {fault})") from None
 
 
+_CLAIMS: Mapping[Claim, str] = {
+    "exact": "keeps the function",
+    "expectation": "keeps the function in eval mode, and in expectation in train mode",
+    "none": "DOES NOT PRESERVE the function",
+}
+_WAYS = {"insert": "inserted after", "hook": "run on the output of", "replace": "in the place of"}
+_STARTS = {"zero": "starts at zero", "identity": "starts as the identity", "random": "random"}
+
+
+def _kind(edit: ModuleEdit) -> str:
+    name = str(edit.spec.get("class") or edit.spec["factory"]).rpartition(".")[2]
+    return f"{name}, {_STARTS[edit.start]}" if edit.start in _STARTS else name
+
+
 def _table(plan: Plan) -> str:
-    kind = "keeps the function" if plan.preserves else "DOES NOT PRESERVE the function"
-    lines = [f"plan: {plan.morph}, seed {plan.seed}: {kind}"]
+    lines = [f"plan: {plan.morph}, seed {plan.seed}: {_CLAIMS[plan.claim]}"]
+    lines += [f"  {_WAYS[m.how]} '{m.place}': {_kind(m)}" for m in plan.modules]
     name_width = max((len(w.group) for w in plan.widths), default=0)
     for w in plan.widths:
         asked = f"   (asked {w.asked} -> {w.new})" if w.asked != w.new else ""
         lines.append(f"  {w.group:{name_width}}  {w.old:>6} -> {w.new}{asked}")
     before, after = plan.parameters
-    lines.append(f"  {len(plan.edits)} tensors; parameters {before:,} -> {after:,}")
+    tensors = f"{len(plan.edits)} tensors; " if plan.edits else ""
+    lines.append(f"  {tensors}parameters {before:,} -> {after:,}")
     if plan.flops[0]:
         lines.append(f"  forward FLOPs per example {plan.flops[0]:,} -> {plan.flops[1]:,}")
     lines += [f"  skipped {name}: {reason}" for name, reason in plan.skipped]
@@ -155,13 +150,6 @@ def _table(plan: Plan) -> str:
 
 
 def _as_data(plan: Plan) -> dict[str, Any]:
-    embeddings = {}
-    for name, e in plan.embeddings.items():
-        embeddings[name] = {"old": e.old, "fresh": e.fresh, "source": e.source.tolist()}
-        if not bool((e.factor == 1).all()):
-            embeddings[name]["factor"] = e.factor.tolist()
-        if e.near is not None:
-            embeddings[name]["near"] = e.near.tolist()
     plain = {
         f.name: getattr(plan, f.name)
         for f in dataclasses.fields(plan)
@@ -170,10 +158,11 @@ def _as_data(plan: Plan) -> dict[str, Any]:
     }
     return plain | {
         "rule": {"name": type(plan.rule).__name__, **dataclasses.asdict(plan.rule)},
-        "embeddings": embeddings,
+        "embeddings": {name: embedding_data(e) for name, e in plan.embeddings.items()},
         "edits": [dataclasses.asdict(edit) for edit in plan.edits],
         "attributes": [dataclasses.asdict(edit) for edit in plan.attributes],
         "widths": [dataclasses.asdict(width) for width in plan.widths],
+        "modules": [module_data(edit) for edit in plan.modules],
     }
 
 
@@ -188,51 +177,14 @@ def _from_data(data: dict[str, Any], known: Mapping[str, type[Rule]]) -> Plan:
         rule=known[name](**options),
         seed=int(data["seed"]),
         fingerprint=str(data["fingerprint"]),
-        embeddings={str(n): _embedding(e) for n, e in data["embeddings"].items()},
-        edits=tuple(_tensor_edit(e) for e in data["edits"]),
-        attributes=tuple(_attribute_edit(e) for e in data["attributes"]),
+        embeddings={str(n): embedding(e) for n, e in data["embeddings"].items()},
+        edits=tuple(tensor_edit(e) for e in data["edits"]),
+        attributes=tuple(attribute_edit(e) for e in data["attributes"]),
         widths=tuple(WidthChange(**w) for w in data["widths"]),
         skipped=tuple(pairs),
         changed=tuple(map(str, data["changed"])),
         notes=tuple(map(str, data["notes"])),
         parameters=(int(data["parameters"][0]), int(data["parameters"][1])),
         flops=(int(data["flops"][0]), int(data["flops"][1])),
+        modules=tuple(module_edit(e) for e in data["modules"]),
     )
-
-
-def _embedding(data: dict[str, Any]) -> Embedding:
-    source = torch.tensor(data["source"], dtype=torch.int64)
-    factor = torch.tensor(data.get("factor", [1.0] * source.numel()), dtype=torch.float64)
-    near = torch.tensor(data["near"], dtype=torch.int64) if "near" in data else None
-    return Embedding(source, factor, int(data["old"]), int(data["fresh"]), near)
-
-
-def _tensor_edit(data: dict[str, Any]) -> TensorEdit:
-    if data["fill"] not in ("draw", "mean", "statistic"):
-        raise ValueError(f"unknown fill {data['fill']!r}")
-    dims = tuple(DimEdit(int(d["dim"]), _role(d["role"]), _form(d["form"])) for d in data["dims"])
-    shape = tuple(int(n) for n in data["shape"])
-    if any(not 0 <= d.dim < len(shape) or d.form.size != shape[d.dim] for d in dims):
-        raise ValueError(f"an edit of {data['name']!r} that does not fit its shape")
-    std = None if data["std"] is None else float(data["std"])
-    return TensorEdit(str(data["name"]), dims, shape, std, data["fill"])
-
-
-def _role(text: str) -> Role:
-    if text not in ("write", "follow", "read"):
-        raise ValueError(f"unknown role {text!r}")
-    return text  # type: ignore[return-value]
-
-
-def _form(data: dict[str, Any]) -> Form:
-    if data["kind"] not in ("leaf", "product", "sum"):
-        raise ValueError(f"unknown axis kind {data['kind']!r}")
-    parts = tuple(_form(part) for part in data["parts"])
-    return Form(data["kind"], int(data["size"]), str(data["name"]), parts)
-
-
-def _attribute_edit(data: dict[str, Any]) -> AttributeEdit:
-    old, new = (
-        tuple(map(int, v)) if isinstance(v, list) else int(v) for v in (data["old"], data["new"])
-    )
-    return AttributeEdit(str(data["path"]), str(data["name"]), old, new)

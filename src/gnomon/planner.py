@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gnomon.axes import Axis, form
+from gnomon.edit import AttributeEdit, DimEdit, TensorEdit, WidthChange
 from gnomon.embedding import Embedding
 from gnomon.errors import Unsupported
 from gnomon.fill import GROWING
@@ -19,7 +20,7 @@ from gnomon.flops import grown_flops
 from gnomon.groups import Analysis, Group, fill_of
 from gnomon.layers import sizes_of
 from gnomon.ops.context import Role
-from gnomon.plan import AttributeEdit, DimEdit, Plan, TensorEdit, WidthChange
+from gnomon.plan import Plan
 from gnomon.rules import Rule
 from gnomon.tape import owned_tensors
 
@@ -110,11 +111,19 @@ class Planner:
     def _std(self, name: str, tensor: Tensor, dims: list[DimEdit]) -> float | None:
         if self.hollow:
             return 1.0
+        if not isinstance(tensor, nn.Parameter) and self._read_elsewhere(dims):
+            return 0.0  # a fixed reader: new columns of zeros are as good as any, and honest
         sizes = {group: e.size for group, e in self.embeddings.items()}
         shape = list(tensor.shape)
         for d in dims:
             shape[d.dim] = d.form.grown(sizes)
         return _std_of_new(name, tensor, shape, self.rule)
+
+    def _read_elsewhere(self, dims: list[DimEdit]) -> bool:
+        """Whether every group in these dimensions has a parameter that reads it and can learn."""
+        learns = {name for name, _ in self.model.named_parameters(remove_duplicate=False)}
+        read = {g for (n, _, g), role in self._roles.items() if role == "read" and n in learns}
+        return all(d.form.names() <= read for d in dims)
 
     def _attributes(self, shapes: Mapping[str, tuple[int, ...]], plan: Plan) -> list[AttributeEdit]:
         groups = self._operation_attributes(plan)

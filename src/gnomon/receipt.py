@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gnomon.plan import AttributeEdit, Plan
+from gnomon.edit import AttributeEdit
+from gnomon.plan import Claim, Plan
+
+_CLAIMS: Mapping[Claim, str] = {
+    "exact": "function kept",
+    "expectation": "function kept in eval mode, in expectation in train mode",
+    "none": "function NOT kept (asked for)",
+}
+_SHOWN = 4
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,8 @@ class Receipt:
     noise_floor: the old model's own rounding error, measured alike, or None.
     parameters, flops: before and after (FLOPs of one example's forward pass).
     renamed: state_dict names that moved; empty for Widen.
+    expectation: how far outputs moved in train mode on halves of the example batch, where the
+            function is kept in expectation only; None otherwise, or for under 4 examples.
     repaired: attributes that a search found, because the code keeps a width in them.
     """
 
@@ -48,10 +58,11 @@ class Receipt:
     proved_by: str
     renamed: Mapping[str, str]
     repaired: tuple[AttributeEdit, ...]
+    expectation: float | None = None
 
     def __str__(self) -> str:
         p, f, s = self.parameters, self.flops, self.seconds
-        claim = "function kept" if self.preserves else "function NOT kept (asked for)"
+        claim = _CLAIMS[self.plan.claim]
         if self.proved_by == "algebra":
             measured = "the equation on every stored tensor; outputs not compared"
         else:
@@ -68,6 +79,13 @@ class Receipt:
             f"  seconds: analysis {s.analysis:.3f}, growth {s.growth:.3f} "
             f"(draws {s.drawing:.3f}), proof {s.proof:.3f}"
         )
+        if self.expectation is not None:
+            lines.append(
+                f"  in train mode, on halves of the example batch: moved {self.expectation:.1e}"
+            )
+        lines += [f"  renamed: {old} -> {new}" for old, new in list(self.renamed.items())[:_SHOWN]]
+        if len(self.renamed) > _SHOWN:
+            lines.append(f"  ... {len(self.renamed)} names moved, see .renamed")
         lines += [f"  note: {note}" for note in self.plan.notes]
         for a in self.repaired:
             lines.append(f"  found by search: {a.path}.{a.name} {a.old} -> {a.new}")

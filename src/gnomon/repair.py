@@ -13,9 +13,9 @@ from typing import Any
 from torch import nn
 
 from gnomon.axes import factors, resolve
+from gnomon.edit import AttributeEdit
 from gnomon.errors import Unsupported
 from gnomon.ops.context import Context, Op
-from gnomon.plan import AttributeEdit
 from gnomon.prediction import Difference, Prediction
 from gnomon.surgery import Surgery, set_attribute
 from gnomon.tape import Call

@@ -2,34 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
-import torch
 from torch import Tensor, nn
 
 from gnomon.ops.context import Op
 from gnomon.plan import Plan
 from gnomon.tape import Call, owned_tensors, record
 
+Sums = tuple[Tensor, Tensor, Tensor]
 
-def measure_statistics(model: nn.Module, calls: Sequence[Call], plan: Plan) -> dict[str, Tensor]:
-    """Batch statistics of the plan's running statistics: per buffer, one value per channel.
+
+def batch_sums(x: Tensor) -> Sums:
+    """Number of positions, sum and sum of squares per channel of (N, C, ...), in float64."""
+    flat = x.double().transpose(0, 1).flatten(1)
+    return flat.new_tensor(flat.shape[1]), flat.sum(1), (flat * flat).sum(1)
+
+
+def measure_statistics(
+    model: nn.Module, calls: Sequence[Call], names: Collection[str]
+) -> dict[str, Tensor]:
+    """Batch statistics for these running statistics: per buffer, one value per channel.
 
     One train-mode pass per call. Batch norms normalise with the batch's own statistics there, so
     every norm sees what it would see after calibration.
     """
-    wanted = {id(t): n for n, t in owned_tensors(model).items() if n in _statistics(plan)}
-    sums: dict[tuple[str, int], list[Tensor]] = {}
+    wanted = {id(t): n for n, t in owned_tensors(model).items() if n in names}
+    sums: dict[tuple[str, int], Sums] = {}
 
     def look(op: Op) -> None:
         for position in (3, 4):  # running mean, running variance
             buffer = op.args[position] if len(op.args) > position else None
             if isinstance(buffer, Tensor) and id(buffer) in wanted:
-                x = op.args[0].double().transpose(0, 1).flatten(1)
-                found = [x.new_tensor(x.shape[1]), x.sum(1), (x * x).sum(1)]
                 key = wanted[id(buffer)], position
-                before = sums.get(key, [torch.zeros_like(f) for f in found])
-                sums[key] = [a + b for a, b in zip(before, found, strict=True)]
+                count, total, squares = batch_sums(op.args[0])
+                if key in sums:
+                    more = sums[key]
+                    count, total, squares = count + more[0], total + more[1], squares + more[2]
+                sums[key] = count, total, squares
 
     if wanted:
         for call in calls:
@@ -41,7 +51,8 @@ def measure_statistics(model: nn.Module, calls: Sequence[Call], plan: Plan) -> d
     return measured
 
 
-def _statistics(plan: Plan) -> set[str]:
+def statistics_of(plan: Plan) -> set[str]:
+    """The grown running statistics that a plan wants measured."""
     if plan.rule.statistics == "copied":
         return set()
     return {e.name for e in plan.edits if e.fill == "statistic"}

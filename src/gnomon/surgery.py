@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gnomon.edit import AttributeEdit, TensorEdit
 from gnomon.errors import InUse, Stale, Unsupported
 from gnomon.fill import GROWING, Clock, empty_in_format_of, grown
 from gnomon.optimizers import RAISED, FirstGradients, carried, carried_state, check_state
-from gnomon.plan import AttributeEdit, Plan, TensorEdit
+from gnomon.plan import Plan
 from gnomon.tape import owned_tensors
 
 
@@ -36,6 +37,10 @@ class Surgery:
     seconds: float = 0.0
     drawing: float = 0.0
     _undo: list[Callable[[], None]] = field(default_factory=list)
+
+    def on_undo(self, undo: Callable[[], None]) -> None:
+        """Remember how to take back what was just done."""
+        self._undo.append(undo)
 
     def undo(self) -> None:
         """Put every tensor, gradient, state and attribute back, newest first."""
@@ -69,7 +74,7 @@ def operate(
     for attribute in plan.attributes:
         set_attribute(model, surgery, attribute)
     surgery.drawing = clock.total()
-    surgery.seconds = time.perf_counter() - start - surgery.drawing
+    surgery.seconds += time.perf_counter() - start - surgery.drawing
 
 
 def hollow(model: nn.Module, plan: Plan, surgery: Surgery, *, fake: bool) -> None:
@@ -162,7 +167,13 @@ def held_parameters(model: nn.Module) -> set[str]:
 
 
 def refuse_live_graph(plan: Plan, held: set[str]) -> None:
-    """Raise InUse if the plan edits one of these parameters."""
+    """Raise InUse if the plan edits one of these parameters, or puts modules beside them."""
+    if plan.modules and held:
+        raise InUse(
+            f"an autograd graph (an earlier loss, a DDP wrapper) still holds '{min(held)}', and "
+            f"would not know the new modules: add them after optimizer.step(), drop the loss first "
+            f"(del loss), wrap in DDP afterwards"
+        )
     for edit in plan.edits:
         if edit.name in held:
             raise InUse(

@@ -17,9 +17,9 @@ from torch import nn
 from gnomon.axes import Axis, leaves, resolve
 from gnomon.embedding import monomial
 from gnomon.groups import Analysis, Group
-from gnomon.morphs.edits import Planner
 from gnomon.ops.context import Op
 from gnomon.plan import Plan
+from gnomon.planner import Planner
 from gnomon.prediction import Prediction
 from gnomon.repair import Budget, TiedInCode, repair
 from gnomon.rules import NetMorph

@@ -1,5 +1,7 @@
 """What changes: one class per morph."""
 
+from gnomon.morphs.deepen import Deepen
+from gnomon.morphs.fold import Fold
 from gnomon.morphs.widen import Widen
 
-__all__ = ["Widen"]
+__all__ = ["Deepen", "Fold", "Widen"]

@@ -10,15 +10,17 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import SupportsFloat, SupportsIndex, cast
 
-from torch import nn
-
 from gnomon.axes import Axis, factors, leaves, resolve, segments
 from gnomon.draw import Draw
+from gnomon.edit import WidthChange
 from gnomon.embedding import Embedding
 from gnomon.errors import CannotPreserve, GrowthError, NoSuchGroup, Unsupported
+from gnomon.flops import grown_flops
 from gnomon.groups import Analysis, Group
-from gnomon.morphs.edits import Planner
-from gnomon.plan import Plan, WidthChange
+from gnomon.morphs.one_ended import one_ended
+from gnomon.morphs.subject import Subject
+from gnomon.plan import Plan
+from gnomon.planner import Planner
 from gnomon.rules import R2R, Rule
 
 MOST_CHANNELS = 1 << 24  # beyond this a request is a slip of the keyboard
@@ -31,6 +33,9 @@ class Widen:
     where: a group's name, a module path, a prefix or a glob, or a list of these. A prefix takes
            the groups whose writers all lie under it; what cannot grow there is skipped and listed.
     by, to, add: exactly one; new widths round up to the group's step.
+    until: paths of `gnomon.blocks.Residual` at which a widened stream ends: their shortcut reads
+           the new channels, r(x) = x + P x_L - P x_R, and does not pass them on. In code of your
+           own the `+` cannot be changed: there the whole stream grows, and the plan says so.
 
     Raises ValueError if the request makes no sense for any model.
     """
@@ -40,6 +45,7 @@ class Widen:
     to: int | None = None
     add: int | None = None
     rule: Rule = field(default_factory=R2R)
+    until: str | Sequence[str] = ()
 
     def __post_init__(self) -> None:
         given = {"by": self.by, "to": self.to, "add": self.add}
@@ -53,11 +59,18 @@ class Widen:
                 object.__setattr__(self, name, _count(name, given[name]))
         if not isinstance(self.rule, Rule):
             raise ValueError(f"rule must be a rule such as R2R(), not {self.rule!r}")
+        if not all(isinstance(path, str) and path for path in self.ends):
+            raise ValueError(f"until must name modules, not {self.until!r}")
         named = isinstance(self.where, str | Sequence) and len(self.patterns) > 0
         if not named or not all(isinstance(p, str) for p in self.patterns):
             raise ValueError(
                 f"where must name groups, paths, prefixes or globs, not {self.where!r}"
             )
+
+    @property
+    def ends(self) -> tuple[str, ...]:
+        """`until` as a tuple."""
+        return (self.until,) if isinstance(self.until, str) else tuple(self.until)
 
     @property
     def patterns(self) -> tuple[str, ...]:
@@ -78,10 +91,25 @@ class Widen:
         )
         some = ", ".join(map(repr, self.patterns[:2])) + (", ..." if self.patterns[2:] else "")
         where = repr(self.where) if isinstance(self.where, str) else f"[{some}]"
-        return f"Widen({where}, {amount}, rule={self.rule!r})"
+        until = f", until={self.until!r}" if self.until else ""
+        return f"Widen({where}, {amount}, rule={self.rule!r}{until})"
 
-    def plan(self, model: nn.Module, analysis: Analysis, fingerprint: str, seed: int) -> Plan:
+    def plan(self, subject: Subject, seed: int) -> Plan:
         """The edits on this model. Raises GrowthError where something named exactly cannot grow."""
+        with one_ended(subject, self.ends) as (ended, modules, notes):
+            plan = self._plan(ended, seed)
+        flops, _ = grown_flops(subject.analysis, {})
+        return replace(
+            plan,
+            fingerprint=subject.fingerprint,
+            modules=modules,
+            notes=(*plan.notes, *notes),
+            parameters=(subject.parameters, plan.parameters[1]),
+            flops=(flops, plan.flops[1]),
+        )
+
+    def _plan(self, subject: Subject, seed: int) -> Plan:
+        analysis = subject.analysis
         chosen, skipped = select(self.patterns, analysis.groups, analysis)
         embeddings: dict[str, Embedding] = {}
         widths: list[WidthChange] = []
@@ -103,10 +131,10 @@ class Widen:
         if not embeddings:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped[:8])
             raise Unsupported(f"nothing under {list(self.patterns)} can grow by {self}. {reasons}")
-        planner = Planner(model, analysis, embeddings, self.rule)
+        planner = Planner(subject.model, analysis, embeddings, self.rule)
         by_name = {g.name: g for g, _ in chosen}
         widths = [replace(w, new=planner.width(by_name[w.group])) for w in widths]
-        return planner.plan(str(self), seed, fingerprint, tuple(widths), tuple(skipped))
+        return planner.plan(str(self), seed, subject.fingerprint, tuple(widths), tuple(skipped))
 
     def _embed(self, group: Group, selected: set[str], seed: int) -> tuple[Embedding, WidthChange]:
         missing = sorted(group.joint - selected)

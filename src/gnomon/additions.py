@@ -1,0 +1,144 @@
+"""Put a plan's modules into a model, and their parameters into its optimizers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from gnomon import insertion, param_groups
+from gnomon.edit import ModuleEdit
+from gnomon.errors import NotProved, Stale, Unsupported
+from gnomon.folding import fold
+from gnomon.groups import Analysis
+from gnomon.making import make, start
+from gnomon.ops.context import Op
+from gnomon.plan import Plan
+from gnomon.spec import Factories, classes_of
+from gnomon.surgery import Surgery
+from gnomon.tape import Call, record
+from gnomon.zero import ZeroStart
+
+_WAYS = {
+    "insert": insertion.insert,
+    "hook": insertion.hook,
+    "replace": insertion.replace,
+}
+
+
+@dataclass(frozen=True)
+class Added:
+    """What was put in.
+
+    modules: in the order of the plan, each with how it starts; twins are told by their ZeroStart.
+    renamed: state_dict names that moved.
+    """
+
+    modules: tuple[tuple[nn.Module, ModuleEdit, ZeroStart | None], ...] = ()
+    renamed: Mapping[str, str] = field(default_factory=dict)
+
+
+def put(model: nn.Module, edit: ModuleEdit, module: nn.Module) -> tuple[str, insertion.Undo]:
+    """Put one module where an edit says. Returns its path and the undo. Raises Stale."""
+    try:
+        model.get_submodule(edit.place)
+    except AttributeError:
+        raise Stale(f"there is no module '{edit.place}': plan again") from None
+    return _WAYS[edit.how](model, edit.place, module)
+
+
+def add_modules(
+    model: nn.Module, plan: Plan, optimizers: Sequence[Optimizer], surgery: Surgery
+) -> Added:
+    """Make and put in what the plan lists. On any error the caller undoes `surgery`."""
+    if not plan.modules:
+        return Added()
+    begun, before = time.perf_counter(), insertion.names(model)
+    modules: list[tuple[nn.Module, ModuleEdit, ZeroStart | None]] = []
+    moved: dict[str, str] = {}
+    for number, edit in enumerate(plan.modules):
+        if edit.start == "folded":
+            module, renamed = fold(model, edit, optimizers, surgery)
+            modules.append((module, edit, None))
+            moved |= renamed
+        else:
+            key = f"{plan.modules[0].place}|{number}"
+            modules.append(_add(model, edit, key, plan.seed, surgery))
+    moved |= insertion.renamed(before, insertion.names(model))
+    fresh = {id(p) for m, edit, _ in modules if edit.start != "folded" for p in m.parameters()}
+    new = {name: p for name, p in model.named_parameters() if id(p) in fresh}
+    for undo in param_groups.rename(optimizers, moved):
+        surgery.on_undo(undo)
+    for undo in param_groups.join(optimizers, model, new):
+        surgery.on_undo(undo)
+    surgery.seconds += time.perf_counter() - begun
+    return Added(tuple(modules), moved)
+
+
+def _add(
+    model: nn.Module, edit: ModuleEdit, key: str, seed: int, surgery: Surgery
+) -> tuple[nn.Module, ModuleEdit, ZeroStart | None]:
+    module = make(edit, key, seed, classes_of(model))
+    _follow(module, model, edit)
+    started = start(module, edit, key, seed)
+    _, undo = put(model, edit, module)
+    surgery.on_undo(undo)
+    return module, edit, started
+
+
+def _follow(module: nn.Module, model: nn.Module, edit: ModuleEdit) -> None:
+    """Device and mode of the module it is put next to."""
+    beside = model.get_submodule(edit.place)
+    near = next((p for m in (beside, model) for p in m.parameters()), torch.empty(0))
+    module.to(near.device)
+    module.train(beside.training)
+
+
+def build_for_load(
+    model: nn.Module, edit: ModuleEdit, factories: Factories, most: int
+) -> nn.Module:
+    """The module without its values, for a file that holds `most` numbers. Raises BadCheckpoint."""
+    from gnomon.spec import build, factories_needed
+
+    known = {**classes_of(model), **factories}
+    if not factories_needed(edit.spec):
+        with torch.device("meta"):
+            size = sum(p.numel() for p in build(edit.spec, known).parameters())
+        if size > most:
+            raise Stale(f"a block of {size:,} parameters is named, but only {most:,} are there")
+    with torch.random.fork_rng(devices=[]):
+        module = build(edit.spec, known)
+    _follow(module, model, edit)
+    return module
+
+
+def check_runs(model: nn.Module, calls: Sequence[Call], analysis: Analysis, added: Added) -> None:
+    """Raise NotProved or Unsupported unless each new module runs once and the rest runs as before.
+
+    A block that is never called changes nothing, hence no comparison of outputs would find it.
+    """
+    new = {id(m) for module, _, _ in added.modules for m in module.modules()}
+    replaced = any(edit.how == "replace" for _, edit, _ in added.modules)
+    modes = [(call, training) for call in calls for training in (False, True)]
+    for (call, training), old in zip(modes, analysis.recordings, strict=True):
+        run = record(model, call, training=training, fake=analysis.fake)
+        for module, edit, _ in added.modules:
+            times = sum(visit.module is module for visit in run.visits)
+            if times != 1:
+                raise Unsupported(
+                    f"the code runs what was put behind '{edit.place}' {times} times instead of "
+                    f"once. Name another module"
+                )
+        if not replaced and _names(run.ops, new) != _names(old.ops, set()):
+            raise NotProved(
+                f"with a block behind '{added.modules[0][1].place}' the code takes another path: "
+                f"the operations around it are not those of before. Everything was undone"
+            )
+
+
+def _names(ops: Sequence[Op], new: set[int]) -> list[str]:
+    return [op.name for op in ops if not any(id(m) in new for m in op.path)]

@@ -1,0 +1,87 @@
+"""Edits as data: what a plan does to one tensor, one attribute, one place among the modules."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch import nn
+
+from gnomon.axes import Form
+from gnomon.ops.context import Fill, Role
+from gnomon.spec import Spec
+
+How = Literal["insert", "hook", "replace"]
+Start = Literal["zero", "identity", "random", "kept", "folded"]
+
+
+@dataclass(frozen=True)
+class DimEdit:
+    """One dimension of a tensor that grows: by its role and by what its axis is made of."""
+
+    dim: int
+    role: Role
+    form: Form
+
+
+@dataclass(frozen=True)
+class TensorEdit:
+    """A parameter or buffer that grows.
+
+    std:  standard deviation of new weights, so that every copy of the model draws the same ones;
+          None in a plan made on `meta`, which has no weights: then measured when it is applied.
+    fill: how entries of fresh signals are made: drawn, the mean of the old, measured statistics.
+    """
+
+    name: str
+    dims: tuple[DimEdit, ...]
+    shape: tuple[int, ...]
+    std: float | None
+    fill: Fill
+
+
+@dataclass(frozen=True)
+class AttributeEdit:
+    """An integer, or a tuple of them, that a module keeps about its width."""
+
+    path: str
+    name: str
+    old: int | tuple[int, ...]
+    new: int | tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class WidthChange:
+    """A group's channels before and after, and what was asked before rounding up to its step."""
+
+    group: str
+    old: int
+    asked: int
+    new: int
+
+
+@dataclass(frozen=True, eq=False)
+class ModuleEdit:
+    """A module that is put behind another, or in its place.
+
+    how:      "insert" it in the container of `place`, "hook" it to the output of `place`, or
+              "replace" `place` by it.
+    spec:     its class and arguments, or the name of a factory; see `gnomon.spec`.
+    start:    what it computes at first: "zero" in its branch, the "identity", something "random",
+              or what its values make of it ("kept"); "folded" has the values of what it replaces.
+    shape:    of the tensor that it is given, batch first.
+    std:      spread of its kernels; None for what the constructors, or the template, give.
+    twins:    how many hidden channels of a zero start carry one signal.
+    expected: it keeps the function only in expectation: a BatchNorm is set from one batch.
+    template: a module to copy instead of building one.
+    """
+
+    how: How
+    place: str
+    spec: Spec
+    start: Start
+    shape: tuple[int, ...] = ()
+    std: float | None = None
+    twins: int = 2
+    expected: bool = False
+    template: nn.Module | None = field(default=None, repr=False)

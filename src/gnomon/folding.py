@@ -1,0 +1,53 @@
+"""Fold a block that stands in a model, with its gradients and optimizer state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import nn
+from torch.optim import Optimizer
+
+from gnomon import insertion
+from gnomon.blocks import R2RBlock, carry, carry_gradients
+from gnomon.edit import ModuleEdit
+from gnomon.errors import Stale
+from gnomon.spec import path_of
+from gnomon.surgery import Surgery
+
+
+def fold(
+    model: nn.Module, edit: ModuleEdit, optimizers: Sequence[Optimizer], surgery: Surgery
+) -> tuple[nn.Module, dict[str, str]]:
+    """Bring a block into the form that the edit's spec describes.
+
+    Returns the module that stands there now, and old name -> new name of its parameters: several
+    old ones may have become one. Raises Stale if there is no such block any more.
+    """
+    block = dict(model.named_modules()).get(edit.place)
+    if not isinstance(block, R2RBlock):
+        raise Stale(f"there is no R2RBlock '{edit.place}': plan again")
+    if edit.spec["class"] == path_of(R2RBlock):
+        surgery.on_undo(_setting(block, block.form))
+        block.fold(edit.spec["arguments"]["form"])
+        return block, {}
+    layers, pieces = block.native()
+    carry_gradients(block, layers, pieces)
+    for optimizer in optimizers:
+        undo: list[Callable[[], None]] = []
+        carry(optimizer, block, layers, pieces, undo)
+        for put_back in undo:
+            surgery.on_undo(put_back)
+    surgery.on_undo(insertion.replace(model, edit.place, layers)[1])
+    moved = {
+        f"{edit.place}.{piece.name}": f"{edit.place}.{name}"
+        for name, several in pieces.items()
+        for piece in several
+    }
+    return layers, moved
+
+
+def _setting(block: R2RBlock, form: str) -> Callable[[], None]:
+    def undo() -> None:
+        block.form = form
+
+    return undo

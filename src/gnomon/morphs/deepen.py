@@ -1,0 +1,179 @@
+"""Deepen: new layers behind a module, which start at zero, as the identity, or at random."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from gnomon import insertion, templates
+from gnomon.blocks import Residual
+from gnomon.edit import ModuleEdit, Start
+from gnomon.errors import CannotPreserve, GrowthError, Unsupported
+from gnomon.flops import block_flops, grown_flops
+from gnomon.making import check_shape, make, start
+from gnomon.morphs.places import Place, place_of
+from gnomon.morphs.subject import Subject
+from gnomon.neighbour import neighbour, range_of
+from gnomon.plan import Plan
+from gnomon.rules import R2R, Net2Net, RandPad, Rule
+from gnomon.spec import describe
+
+Template = nn.Module | Callable[[], nn.Module]
+_STARTS: dict[type[Rule], Start] = {R2R: "zero", Net2Net: "identity", RandPad: "random"}
+
+
+@dataclass(frozen=True)
+class Deepen:
+    """New layers behind the module that `after` names, anywhere in the model.
+
+    rule:  R2R() inserts a residual block x + z(x) whose branch z starts at zero (R2DeeperR);
+           Net2Net() a layer that starts as the identity (Net2DeeperNet); RandPad() a block with
+           random weights, which changes the function: the baseline.
+    block: a module to copy, or a function that makes one; by default one like the layer before.
+           With R2R() and RandPad() it is the branch z, with Net2Net() the layer itself.
+    count: how many, one behind the other.
+    twins: with R2R(): how many hidden channels start alike; two or more.
+
+    Raises ValueError if the request makes no sense for any model.
+    """
+
+    after: str
+    rule: Rule = field(default_factory=R2R)
+    block: Template | None = None
+    count: int = 1
+    twins: int = 2
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.after, str) or not self.after:
+            raise ValueError(f"after must be the path of a module, not {self.after!r}")
+        if type(self.rule) not in _STARTS:
+            raise ValueError(
+                f"Deepen takes R2R(), Net2Net() or RandPad(), not {self.rule!r}: the other rules "
+                f"say how channels are added, not how layers are"
+            )
+        for name, least in (("count", 1), ("twins", 2)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"{name} must be a whole number of {least} or more, not {value!r}")
+        if self.block is not None and not callable(self.block):
+            raise ValueError(f"block must be a module or a function that makes one: {self.block!r}")
+
+    def __str__(self) -> str:
+        own = "" if self.block is None else f", block={_name(self.block)}"
+        count = f", count={self.count}" if self.count > 1 else ""
+        return f"Deepen({self.after!r}, rule={self.rule!r}{own}{count})"
+
+    def plan(self, subject: Subject, seed: int) -> Plan:
+        """The modules to put in. Raises GrowthError where that cannot be."""
+        place = place_of(subject, self.after)
+        try:
+            first = self._edit(subject, place)
+            module = self._tried(first, seed)
+        except GrowthError as refusal:
+            raise type(refusal)(f"{self} cannot be done: {refusal}") from None
+        edits = _repeated(first, place, self.count)
+        added = self.count * sum(p.numel() for p in module.parameters())
+        x = subject.analysis.recordings[0].inputs[0]
+        flops, _ = grown_flops(subject.analysis, {})
+        more = self.count * block_flops(module, first.shape) // max(1, len(x) if x.dim() else 1)
+        return Plan(
+            str(self), self.rule, seed, subject.fingerprint, {}, (), (), (),
+            notes=self._notes(edits, place),
+            parameters=(subject.parameters, subject.parameters + added),
+            flops=(flops, flops + more),
+            modules=edits,
+        )  # fmt: skip
+
+    def _edit(self, subject: Subject, place: Place) -> ModuleEdit:
+        """What is put in first; the following ones are alike."""
+        std, template = None, None
+        if self.block is None:
+            module, std = self._like_neighbour(subject, place)
+        else:
+            block = _made(self.block).to(device=subject.device, dtype=place.output.dtype)
+            template = module = self._wrapped(block)
+        kind = _STARTS[type(self.rule)]
+        norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
+        if kind == "identity" and any(not norm.affine for norm in norms):
+            raise CannotPreserve("a BatchNorm without affine=True cannot be the identity")
+        return ModuleEdit(
+            place.how, place.after, describe(module), kind,
+            shape=tuple(place.output.shape),
+            std=std,
+            twins=self.twins,
+            expected=kind == "identity" and bool(norms),
+            template=template,
+        )  # fmt: skip
+
+    def _like_neighbour(self, subject: Subject, place: Place) -> tuple[nn.Module, float | None]:
+        recording = subject.analysis.recordings[0]
+        like = neighbour(subject.analysis, recording, place.end, place.output, inside=place.start)
+        module: nn.Module
+        with torch.random.fork_rng(devices=[]):  # constructors draw, though it is drawn again
+            if isinstance(self.rule, Net2Net):
+                where = range_of(recording, place.end, place.output)
+                return templates.identity(like, where).to(subject.device), None
+            module = templates.residual(like).to(subject.device)
+        return module, self._std(like.weight, module)
+
+    def _std(self, weight: Tensor, module: nn.Module) -> float:
+        """The spread of new kernels: that of the neighbour's, or He's."""
+        own = 0.0 if weight.is_meta else float(weight.detach().double().std(correction=0))
+        if own != own or own == float("inf"):
+            raise Unsupported("the layer before it holds NaN or infinite weights")
+        he = (2 / max(1, next(p for p in module.parameters() if p.dim() > 1)[0].numel())) ** 0.5
+        return he if self.rule.init == "he" or own == 0 else own
+
+    def _wrapped(self, module: nn.Module) -> nn.Module:
+        return module if isinstance(self.rule, Net2Net) else Residual(module)
+
+    def _tried(self, edit: ModuleEdit, seed: int) -> nn.Module:
+        """Make the block once, to learn now whether it fits and can start as it should."""
+        module = make(edit, edit.place, seed, {})
+        check_shape(module, edit)
+        if not any(p.is_meta for p in module.parameters()):
+            start(module, edit, edit.place, seed)
+        return module
+
+    def _notes(self, edits: tuple[ModuleEdit, ...], place: Place) -> tuple[str, ...]:
+        notes = list(place.notes)
+        if any(edit.expected for edit in edits):
+            notes.append(
+                "BatchNorm of the new layers is set from the example inputs: other batches are "
+                "normalised with their own statistics in train mode. Exact: rule=R2R(), or "
+                "block= a layer without norm"
+            )
+        if self.block is not None and "factory" in str(edits[0].spec):
+            notes.append("a file cannot express this block: gn.load will need blocks=")
+        return tuple(notes)
+
+
+def _made(block: Template) -> nn.Module:
+    if isinstance(block, nn.Module):
+        return copy.deepcopy(block)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        made = block()
+    if not isinstance(made, nn.Module):
+        raise Unsupported(f"block() made a {type(made).__name__}, not a torch.nn.Module")
+    return made
+
+
+def _name(block: Template) -> str:
+    return type(block).__name__ if isinstance(block, nn.Module) else getattr(block, "__name__", "")
+
+
+def _repeated(first: ModuleEdit, place: Place, count: int) -> tuple[ModuleEdit, ...]:
+    """The same block several times, each behind the one before."""
+    edits, row, at = [first], list(place.row), place.path
+    for _ in range(count - 1):
+        edits.append(replace(first, how="insert", place=at))
+        where, _, name = at.rpartition(".")
+        row, name = insertion.row_with(row, name)
+        at = f"{where}.{name}" if where else name
+    return tuple(edits)
