@@ -91,12 +91,12 @@ def test_a_refused_growth_is_one_message_and_exit_1(monkeypatch, capsys):
     for library in ("typer", "lightning", "matplotlib", "sklearn"):
         pytest.importorskip(library)
     from gnomon.errors import CannotPreserve
-    from gnomon.lab.arms import WidenAll
+    from gnomon.lab.arms import GrowAll
 
     def refuse(self, model, optimizer, example):
         raise CannotPreserve("'stem' cannot grow [by R2R]. Use Net2Net.")
 
-    monkeypatch.setattr(WidenAll, "__call__", refuse)
+    monkeypatch.setattr(GrowAll, "__call__", refuse)
     code, _, err = gnomon(monkeypatch, capsys, "demo", "--epochs", "1", "--device", "cpu")
     assert code == 1
     assert err == "'stem' cannot grow [by R2R]. Use Net2Net.\n"

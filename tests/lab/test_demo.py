@@ -44,7 +44,7 @@ def test_all_arms_run_the_same_epochs_and_steps(finished):
     assert [entry for entry in watcher.seen if entry[0] == "grown"][1:] == [
         ("grown", 0),
         ("grown", 1),
-        ("grown", "grew"),
+        *[("grown", "grew")] * 3,  # wider, and two blocks deeper
         ("grown", 2),
     ]
 
@@ -65,10 +65,13 @@ def test_the_scratch_arm_has_the_grown_architecture_and_other_weights(finished):
     assert found.grown.points[-1].parameters == found.scratch.points[-1].parameters
 
 
-def test_growing_widens_every_group_of_the_network_fourfold(finished):
+def test_growing_widens_every_group_fourfold_and_adds_a_block_to_each_stage(finished):
     found, _, _ = finished
     expected = {name: p.shape for name, p in DigitsNet(8).named_parameters()}
-    assert {name: p.shape for name, p in found.grown.model.named_parameters()} == expected
+    grown = {name: p.shape for name, p in found.grown.model.named_parameters()}
+    assert {name: shape for name, shape in grown.items() if name in expected} == expected
+    blocks = {name.partition(".body")[0] for name in grown.keys() - expected.keys()}
+    assert blocks == {"stage1.deeper.0", "stage2.deeper.0"}
 
 
 def test_the_folder_tells_it_all(finished):

@@ -3,22 +3,20 @@
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gnomon.grower import Grower
+from gnomon.grower import Grower, Morph
 from gnomon.lab.errors import LabError
 from gnomon.lab.record import Record
 from gnomon.lab.tasks import Task
 from gnomon.lab.train import Grown, Machine, Measured, Recipe, accuracy, train
-from gnomon.morphs.widen import Widen
 from gnomon.plan import Plan
 from gnomon.receipt import Receipt
-from gnomon.rules import Rule
 
 
 @dataclass(frozen=True)
@@ -50,19 +48,20 @@ class Observer(Protocol):
 
 
 @dataclass
-class WidenAll:
-    """A growth that widens every group it may, and keeps what it used and what it planned."""
+class GrowAll:
+    """Several morphs in one moment of training; keeps what it used, planned and proved."""
 
-    by: float
-    rule: Rule
+    morphs: Sequence[Morph]
     seed: int
     grower: Grower | None = None
-    plan: Plan | None = None
+    done: list[tuple[Plan, Receipt]] = field(default_factory=list)
 
-    def __call__(self, model: nn.Module, optimizer: Optimizer, example: Tensor) -> Receipt:
+    def __call__(self, model: nn.Module, optimizer: Optimizer, example: Tensor) -> str:
         self.grower = Grower(model, example, optimizer)
-        self.plan = self.grower.plan(Widen("*", by=self.by, rule=self.rule), seed=self.seed)
-        return self.grower.grow(self.plan)
+        for morph in self.morphs:
+            plan = self.grower.plan(morph, seed=self.seed)
+            self.done.append((plan, self.grower.grow(plan)))
+        return "\n\n".join(f"{plan}\n\n{receipt}" for plan, receipt in self.done)
 
 
 def fresh(model: nn.Module, seed: int) -> nn.Module:
@@ -103,7 +102,7 @@ class Bench:
     record: Record
     observer: Observer
 
-    def arm(self, name: str, model: nn.Module, growths: Sequence[tuple[int, WidenAll]] = ()) -> Arm:
+    def arm(self, name: str, model: nn.Module, growths: Sequence[tuple[int, GrowAll]] = ()) -> Arm:
         """Train one arm to the end; only then look at the test split."""
         self.observer.started(name, _parameters(model), self.recipe.epochs)
         points: list[Measured] = []
@@ -122,11 +121,11 @@ class Bench:
         self.record.write(arm=name, event="test", accuracy=test)
         return Arm(name, model, points, grown, test)
 
-    def _tell(self, name: str, event: Grown, growth: WidenAll) -> None:
-        plan, receipt = str(growth.plan), str(event.receipt)
-        self.record.write(arm=name, event="growth", **asdict(replace(event, receipt=receipt)))
-        self.record.text("receipt.txt", f"{plan}\n\n{receipt}\n")
-        self.observer.grew(name, plan, receipt)
+    def _tell(self, name: str, event: Grown, growth: GrowAll) -> None:
+        self.record.write(arm=name, event="growth", **asdict(event))
+        self.record.text("receipt.txt", f"{event.receipt}\n")
+        for plan, receipt in growth.done:
+            self.observer.grew(name, str(plan), str(receipt))
 
 
 def _parameters(model: nn.Module) -> int:

@@ -1,7 +1,7 @@
 """The main job: grow a network in mid-training, and train the large one from scratch beside it.
 
     small    ━━━━━━━━━━━━━━━━━━━━━━━━   the small network, never grown: what growing is worth
-    grown    ━━━━━━━━━━━━┻━━━━━━━━━━━   the same until half of the epochs, then every group widened
+    grown    ━━━━━━━━━━━━┻━━━━━━━━━━━   the same until half of the epochs, then wider and deeper
     scratch  ━━━━━━━━━━━━━━━━━━━━━━━━   the large network from its own fresh start
 
 All arms have the same recipe, the same epochs and the same batches in the same order.
@@ -19,11 +19,12 @@ from torch import nn
 
 from gnomon.checkpoint import save
 from gnomon.lab import plots
-from gnomon.lab.arms import Arm, Bench, Observer, WidenAll, fresh, seeded
+from gnomon.lab.arms import Arm, Bench, GrowAll, Observer, fresh, seeded
 from gnomon.lab.record import Record, one_line, signature
 from gnomon.lab.tasks import Task, load
 from gnomon.lab.train import Machine, Recipe
 from gnomon.models import DigitsNet, ResNetCifar18
+from gnomon.morphs import Deepen, Widen
 from gnomon.rules import R2R, Hybrid, Net2Net, NetMorph, RandPad, Rule
 
 RULES: Mapping[str, Callable[[], Rule]] = {
@@ -31,6 +32,16 @@ RULES: Mapping[str, Callable[[], Rule]] = {
     "net2net": Net2Net,
     "netmorph": NetMorph,
     "hybrid": Hybrid,
+    "randpad": RandPad,
+}
+
+
+# How the new blocks start beside channels that are added by such a rule.
+DEPTH: Mapping[str, Callable[[], Rule]] = {
+    "r2r": R2R,
+    "net2net": Net2Net,
+    "netmorph": R2R,
+    "hybrid": R2R,
     "randpad": RandPad,
 }
 
@@ -50,7 +61,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Preset:
-    """What fits a kind of images: the small network, its recipe, and how much wider to make it.
+    """What fits a kind of images: the small network, its recipe, how much wider, where deeper.
 
     threads: of torch on the CPU, None to leave them; those of a tiny network only wait for each
     other, at worst for a minute per arm.
@@ -59,18 +70,19 @@ class Preset:
     small: Callable[[Task], nn.Module]
     recipe: Recipe
     by: float
+    deeper: tuple[str, ...]
     threads: int | None = None
 
 
 def preset(task: Task) -> Preset:
     """Choose by the images: a tiny DigitsNet for grey ones, ResNetCifar18(1/8) for colour."""
     if task.channels == 1:
-        chosen = Preset(_digits_net, Recipe(epochs=8), by=4.0)
+        chosen = Preset(_digits_net, Recipe(epochs=8), by=4.0, deeper=("stage1", "stage2"))
         if task.name == "digits":
             recipe = replace(chosen.recipe, epochs=60, batch=32)
             return replace(chosen, recipe=recipe, threads=1)
         return chosen
-    return Preset(_resnet_cifar, Recipe(epochs=10), by=1.5)
+    return Preset(_resnet_cifar, Recipe(epochs=10), by=1.5, deeper=("stage1.3", "stage2.3"))
 
 
 def _digits_net(task: Task) -> nn.Module:
@@ -107,7 +119,10 @@ def run(settings: Settings, observer: Observer) -> Comparison:
     epochs = chosen.recipe.epochs if settings.epochs is None else settings.epochs
     by = chosen.by if settings.by is None else settings.by
     recipe = replace(chosen.recipe, epochs=epochs, seed=settings.seed)
-    growth = WidenAll(by, RULES[settings.rule](), settings.seed)
+    rule = RULES[settings.rule]()
+    depth = DEPTH[settings.rule]()
+    deeper = [Deepen(after, rule=depth) for after in chosen.deeper]
+    growth = GrowAll([Widen("*", by=by, rule=rule), *deeper], settings.seed)
     with _threads(chosen.threads):
         facts = signature(**_arguments(settings, task, recipe, by))
         record.json("signature.json", facts)
@@ -115,11 +130,11 @@ def run(settings: Settings, observer: Observer) -> Comparison:
         small, grown, scratch = _arms(bench, chosen, growth)
     budget = min(grown.points[-1].flops, scratch.points[-1].flops)
     found = Comparison(small, grown, scratch, budget, task.name, record.folder, one_line(facts))
-    _leave(found, record, growth)
+    _leave(found, record, growth, f"{by:g}x wider, {len(deeper)} blocks deeper")
     return found
 
 
-def _arms(bench: Bench, chosen: Preset, growth: WidenAll) -> tuple[Arm, Arm, Arm]:
+def _arms(bench: Bench, chosen: Preset, growth: GrowAll) -> tuple[Arm, Arm, Arm]:
     seed, half = bench.recipe.seed, bench.recipe.epochs // 2
     with seeded(seed):
         start = chosen.small(bench.task)
@@ -156,23 +171,18 @@ def _arguments(settings: Settings, task: Task, recipe: Recipe, by: float) -> dic
     }
 
 
-def _leave(found: Comparison, record: Record, growth: WidenAll) -> None:
+def _leave(found: Comparison, record: Record, growth: GrowAll, what: str) -> None:
     """Write what a run leaves behind once it is complete."""
     assert growth.grower is not None  # the grown arm ran to its end
     save(growth.grower, record.path("grown.safetensors"))
     record.json("result.json", {arm.name: _result(arm, found.budget) for arm in found.arms})
     plots.curves(
-        [_curve(arm, f"widened {growth.by:g}x") for arm in found.arms],
+        [_curve(arm, what) for arm in found.arms],
         record.path("curves.png"),
-        title=_title(found, growth),
+        title=f"{type(found.small.model).__name__} on {found.data}, {what} in mid-training",
         note=found.signature,
         budget=found.budget,
     )
-
-
-def _title(found: Comparison, growth: WidenAll) -> str:
-    network, rule = type(found.grown.model).__name__, type(growth.rule).__name__
-    return f"{network} on {found.data}, widened {growth.by:g}x by {rule} in mid-training"
 
 
 def _result(arm: Arm, budget: int) -> dict[str, object]:
