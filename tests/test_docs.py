@@ -39,7 +39,7 @@ def small():
     return model
 
 
-def test_the_five_lines_of_the_readme_run_as_written(tmp_path, monkeypatch):
+def test_the_lines_of_the_readme_run_as_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model, x = small(), torch.randn(5, 3)
     names = {"model": model, "example_inputs": x, "build_small_model": small}
@@ -64,6 +64,31 @@ def test_the_files_of_the_docs_build_on_one_another(tmp_path, monkeypatch):
     names = {"gn": gn, "example_inputs": x, "build_small_model": small}
     exec(code_blocks("docs/api.md")[0], names)
     assert torch.equal(names["model"](x), names["grower"].model(x))
+
+
+def test_the_lines_about_depth_run_as_written():
+    x = torch.randn(4, 3, 16, 16)
+    teacher = ResNetCifar10(1 / 8)
+    model = ResNetCifar10(1 / 8)
+    names = {"gn": gn, "nn": nn, "model": model, "example_inputs": x, "teacher": teacher}
+    names["optimizer"] = torch.optim.AdamW(model.parameters())
+    pieces = code_blocks("docs/depth.md")
+    assert len(pieces) == 5
+    with torch.no_grad():
+        before = model.eval()(x)
+    for piece in (pieces[0], pieces[1], pieces[3], pieces[4]):
+        exec(piece, names)
+    assert torch.allclose(model.eval()(x), before, atol=1e-5)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
+    net.add_module("block", gn.R2RBlock(8, 8, 4))
+    exec(pieces[2], {"gn": gn, "grower": gn.Grower(net, x)})
+    assert isinstance(net.block, nn.Sequential)
+
+
+def test_the_branch_of_the_page_on_zero_starts_is_zero():
+    names = {}
+    exec(code_blocks("docs/zero-starts.md")[0], names)
+    assert names["branch"](torch.randn(2, 8, 6, 6)).abs().max() < 1e-6
 
 
 def test_the_rule_of_the_docs_keeps_the_function():

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from torch import nn
 
 from gnomon.blocks import R2RBlock, carry, carry_gradients
-from gnomon.errors import Unsupported
 from test_blocks import ACTIVATIONS, batch, blocks, largest_difference, scattered
 
 RATE = 0.05

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gnomon import insertion
 from gnomon.blocks import R2RBlock, carry, carry_gradients
 from gnomon.edit import ModuleEdit
-from gnomon.errors import Stale
+from gnomon.errors import Stale, Unsupported
+from gnomon.first_gradients import FirstGradients
 from gnomon.spec import path_of
 from gnomon.surgery import Surgery
 
@@ -30,11 +31,19 @@ def fold(
         surgery.on_undo(_setting(block, block.form))
         block.fold(edit.spec["arguments"]["form"])
         return block, {}
+    _refuse_shared(model, block, edit.place)
     layers, pieces = block.native()
     carry_gradients(block, layers, pieces)
+    old, new = dict(block.named_parameters()), dict(layers.named_parameters())
     for optimizer in optimizers:
         undo: list[Callable[[], None]] = []
         carry(optimizer, block, layers, pieces, undo)
+        hook = FirstGradients.on(optimizer)
+        if hook is not None:
+            for name, parameter in new.items():
+                places: dict[Tensor, tuple[slice, ...]]
+                places = {old[piece.name]: piece.place for piece in pieces[name]}
+                undo.append(hook.moved(places, parameter))
         for put_back in undo:
             surgery.on_undo(put_back)
     surgery.on_undo(insertion.replace(model, edit.place, layers)[1])
@@ -44,6 +53,14 @@ def fold(
         for piece in several
     }
     return layers, moved
+
+
+def _refuse_shared(model: nn.Module, block: R2RBlock, place: str) -> None:
+    """Raise Unsupported for parameters that something outside the block uses too."""
+    own = {id(p) for p in block.parameters()}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if id(parameter) in own and not name.startswith(f"{place}."):
+            raise Unsupported(f"'{name}' is also a parameter of '{place}': folding would untie it")
 
 
 def _setting(block: R2RBlock, form: str) -> Callable[[], None]:

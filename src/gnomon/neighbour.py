@@ -59,7 +59,7 @@ def neighbour(
         norm = norm or ("batch_norm" in op.name)
         if op.name in ("convolution", "addmm", "mm", "bmm"):
             weights = [t for t in op.tensors() if t.dim() > 1 and t is not op.args[0]]
-            weight = _kernel(op, weights)
+            weight = _stored(ops, _kernel(op, weights))
             if weight is not None:
                 if activation is None:
                     activation = next(filter(None, map(activation_of, reversed(ops))), None)
@@ -70,6 +70,14 @@ def neighbour(
         "no linear or convolutional layer stands before it that a new block could be like: give "
         "block=, a module that keeps the shape"
     )
+
+
+def _stored(ops: list[Op], weight: Tensor | None) -> Tensor | None:
+    """What a weight is a view of: linear layers transpose theirs, and a fake view has no numbers."""
+    for op in reversed(ops):
+        if op.name in ("t", "transpose") and any(o is weight for o in op.outputs):
+            weight = op.args[0]
+    return weight
 
 
 def _largest(kernel: tuple[int, ...], ops: list[Op]) -> tuple[int, ...]:
@@ -167,6 +175,7 @@ _ACTIVATIONS: Mapping[str, Callable[[tuple[Any, ...], Mapping[str, Any]], nn.Mod
     "leaky_relu": lambda args, kwargs: nn.LeakyReLU(_filled(args, 0.01)[0]),
     "_prelu_kernel": lambda args, kwargs: nn.LeakyReLU(0.25),
     "elu": _elu,
+    "celu": lambda args, kwargs: nn.CELU(_filled(args, 1.0)[0]),
     "hardtanh": _hardtanh,
     "relu6": lambda args, kwargs: nn.ReLU6(),
     "log_sigmoid_forward": lambda args, kwargs: nn.LogSigmoid(),

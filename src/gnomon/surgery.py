@@ -20,7 +20,8 @@ from torch.optim import Optimizer
 from gnomon.edit import AttributeEdit, TensorEdit
 from gnomon.errors import InUse, Stale, Unsupported
 from gnomon.fill import GROWING, Clock, empty_in_format_of, grown
-from gnomon.optimizers import RAISED, FirstGradients, carried, carried_state, check_state
+from gnomon.first_gradients import FirstGradients
+from gnomon.optimizers import RAISED, carried, carried_state, check_state
 from gnomon.plan import Plan
 from gnomon.tape import owned_tensors
 

@@ -35,11 +35,12 @@ REAL_INPUT_ENTRIES = 100_000
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Visit:
-    """One call of a module: the operations [start, end) of the tape, and what it returned."""
+    """One call of a module: the operations [start, end) of the tape, what it got and returned."""
 
     module: nn.Module
     start: int
     end: int
+    inputs: tuple[object, ...]
     output: object
 
 
@@ -184,11 +185,11 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._stack.append(module)
         self._starts.append(len(self.ops))
 
-    def _left(self, module: nn.Module, args: object, output: object) -> None:
+    def _left(self, module: nn.Module, args: tuple[object, ...], output: object) -> None:
         self._stack.pop()
         start = self._starts.pop()
         if self._keep:
-            self.visits.append(Visit(module, start, len(self.ops), output))
+            self.visits.append(Visit(module, start, len(self.ops), args, output))
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:

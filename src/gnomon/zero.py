@@ -68,6 +68,8 @@ def start_at_zero(
     if isinstance(twins, bool) or not isinstance(twins, int) or twins < 2:
         raise ValueError(f"twins must be a whole number of 2 or more, not {twins!r}")
     refuse_wrapped(module)
+    if any(t.is_meta for t in owned_tensors(module).values()):
+        raise Unsupported(f"a {type(module).__name__} on 'meta' has no weights to start from")
     given = guessed_inputs(module) if example_inputs is None else example_inputs
     make_zero(module, calls_of(given), twins=twins, allow_dead=allow_dead)
     return module
@@ -131,7 +133,10 @@ def _hidden(analysis: Analysis, end: Ending) -> Group:
         return max(wide, key=lambda g: resolve(g.leaf).size)
     layer = ", ".join(sorted(end.weights))
     if not read:
-        raise CannotPreserve(f"the weights of its last layer ({layer}) are computed, not stored")
+        raise CannotPreserve(
+            f"its last layer ({layer}) reads no group of channels that could be twins: a single "
+            f"channel, or with weights that are computed and not stored"
+        )
     if free:
         raise CannotPreserve(f"its last layer ({layer}) reads fewer than two channels of its own")
     raise CannotPreserve(

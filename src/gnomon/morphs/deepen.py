@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gnomon import insertion, templates
@@ -123,7 +124,8 @@ class Deepen:
 
     def _std(self, weight: Tensor, module: nn.Module) -> float:
         """The spread of new kernels: that of the neighbour's, or He's."""
-        own = 0.0 if weight.is_meta else float(weight.detach().double().std(correction=0))
+        unknown = weight.is_meta or isinstance(weight, FakeTensor)  # computed, on a large model
+        own = 0.0 if unknown else float(weight.detach().double().std(correction=0))
         if own != own or own == float("inf"):
             raise Unsupported("the layer before it holds NaN or infinite weights")
         he = (2 / max(1, next(p for p in module.parameters() if p.dim() > 1)[0].numel())) ** 0.5

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from gnomon.blocks import R2RBlock
 from gnomon.edit import ModuleEdit
 from gnomon.errors import Unsupported
-from gnomon.flops import grown_flops
+from gnomon.flops import block_flops, grown_flops
 from gnomon.morphs.places import find, only_visit
 from gnomon.morphs.subject import Subject
 from gnomon.plan import Plan
@@ -52,20 +52,22 @@ class Fold:
                 f"{self} cannot be done: '{self.where}' is a {type(block).__name__}, not a "
                 f"gnomon.R2RBlock"
             )
-        only_visit(subject, block, self.where)
+        (x,) = only_visit(subject, block, self.where).inputs
+        assert isinstance(x, Tensor)
         if self.into == block.form:
             raise Unsupported(f"{self} cannot be done: it has this form already")
-        spec, more = describe(block), 0
+        spec, more, work = describe(block), 0, 0
         if self.into == "native":
             native = block.native()[0]
             spec, more = describe(native), _size(native) - _size(block)
+            work = block_flops(native, x.shape) - block_flops(block, x.shape)
         else:
             spec["arguments"]["form"] = self.into
         flops, _ = grown_flops(subject.analysis, {})
         return Plan(
             str(self), R2R(), seed, subject.fingerprint, {}, (), (), (),
             parameters=(subject.parameters, subject.parameters + more),
-            flops=(flops, flops),
+            flops=(flops, flops + work // max(1, len(x))),
             modules=(ModuleEdit("replace", self.where, spec, "folded"),),
         )  # fmt: skip
 

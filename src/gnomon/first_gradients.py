@@ -1,0 +1,131 @@
+"""A hook that fits second moments of new entries to the gradients of their first steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from gnomon.edit import TensorEdit
+from gnomon.optimizers import RAISED, fresh_index, gathered
+from gnomon.plan import Plan
+
+
+class FirstGradients:
+    """Fits second moments of new entries to the gradients of their first steps.
+
+    A hook that runs before every step of the optimizer. At the first one the moment of a new entry
+    becomes its gradient's square; in the following ones it is raised to every larger square, which
+    bounds the step by the learning rate while gradients still grow from zero (NetMorph's do).
+    It looks at each of the first ten steps and at every tenth after that; after HOLD steps it is
+    idle. Losing it earlier (a pickled optimizer has no hooks) leaves the tensor's mean, or what was
+    reached.
+    """
+
+    HOLD = 100  # steps; by then new readers have grown to the size of old ones
+
+    def __init__(self) -> None:
+        self._waiting: dict[Tensor, list[tuple[Tensor, int]]] = {}  # (entries, steps) per growth
+
+    @staticmethod
+    def on(optimizer: Optimizer) -> FirstGradients | None:
+        """The one hook of this optimizer, if it has one."""
+        hooks = optimizer._optimizer_step_pre_hooks.values()
+        return next((hook for hook in hooks if isinstance(hook, FirstGradients)), None)
+
+    @staticmethod
+    def of(optimizer: Optimizer) -> tuple[FirstGradients, Callable[[], None]]:
+        """The one hook of this optimizer, and how to take it off again if it is new."""
+        known = FirstGradients.on(optimizer)
+        if known is not None:
+            return known, lambda: None
+        hook = FirstGradients()
+        return hook, optimizer.register_step_pre_hook(hook).remove
+
+    def __call__(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        groups = {id(p): g for g in optimizer.param_groups for p in g["params"]}
+        scale = _gradient_scale(optimizer)
+        for parameter, growths in list(self._waiting.items()):
+            gradient = parameter.grad
+            if scale is None or gradient is None or gradient.is_sparse:
+                continue
+            if id(parameter) not in groups:
+                continue
+            self._waiting[parameter] = [(new, n + 1) for new, n in growths if n + 1 < self.HOLD]
+            if not self._waiting[parameter]:
+                del self._waiting[parameter]
+            due = [(new, steps) for new, steps in growths if steps < 10 or steps % 10 == 0]
+            if due:
+                state = optimizer.state.get(parameter, {})
+                correction = _correction(state, groups[id(parameter)])
+                square = (gradient / scale).square() * correction
+                for new, steps in due:
+                    _raise(state, new, square, first=not steps)
+
+    def watch(self, parameter: Tensor, edit: TensorEdit, plan: Plan) -> Callable[[], None]:
+        """Wait for the first gradients of a grown parameter's new entries. Returns the undo.
+
+        Entries of an earlier growth that are still waited for move along with their channels.
+        """
+        before = self._waiting.get(parameter)
+        new = torch.zeros(plan.grown_shape(edit), dtype=torch.bool, device=parameter.device)
+        for dim, index in fresh_index(edit, plan, parameter.device):
+            new.index_fill_(dim, index, True)
+        growths = [(new, 0)]
+        for earlier, steps in before or ():
+            for d in edit.dims:
+                earlier = gathered(earlier, d.dim, plan.embedding(d.form))
+            growths.append((earlier & ~new, steps))
+        self._waiting[parameter] = growths
+
+        def undo() -> None:
+            del self._waiting[parameter]
+            if before is not None:
+                self._waiting[parameter] = before
+
+        return undo
+
+    def moved(
+        self, pieces: Mapping[Tensor, tuple[slice, ...]], parameter: Tensor
+    ) -> Callable[[], None]:
+        """Wait for the same entries where they are now: old parameters, and their places in one.
+
+        Returns the undo.
+        """
+        before = dict(self._waiting)
+        for old, place in pieces.items():
+            for entries, steps in self._waiting.pop(old, ()):
+                whole = torch.zeros(parameter.shape, dtype=torch.bool, device=parameter.device)
+                whole[place] = entries
+                self._waiting.setdefault(parameter, []).append((whole, steps))
+
+        def undo() -> None:
+            self._waiting = before
+
+        return undo
+
+
+def _gradient_scale(optimizer: Optimizer) -> float | None:
+    """What gradients are multiplied by in this step; None if the step will be skipped.
+
+    A `GradScaler` leaves both to fused optimizers, as attributes during the step.
+    """
+    if float(getattr(optimizer, "found_inf", None) or 0.0):
+        return None
+    return float(getattr(optimizer, "grad_scale", None) or 1.0)
+
+
+def _raise(state: Mapping[str, Any], new: Tensor, square: Tensor, *, first: bool) -> None:
+    for moment in (state[key] for key in RAISED if key in state):
+        least = square.to(moment) if first else torch.maximum(moment, square.to(moment))
+        moment.copy_(torch.where(new.to(moment.device), least, moment))
+
+
+def _correction(state: Mapping[str, Any], group: Mapping[str, Any]) -> float:
+    """What Adam will divide second moments by in the coming step; 1 for RMSprop."""
+    if "exp_avg_sq" not in state or "betas" not in group:
+        return 1.0
+    return float(1 - group["betas"][1] ** (float(state.get("step", 0)) + 1))
