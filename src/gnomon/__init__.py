@@ -14,7 +14,7 @@ from gnomon.errors import (
 )
 from gnomon.groups import Group, Slot
 from gnomon.grower import Grower
-from gnomon.morphs import Deepen, Fold, Widen
+from gnomon.morphs import Deepen, Enlarge, Fold, Widen
 from gnomon.plan import Plan
 from gnomon.receipt import Receipt
 from gnomon.rules import R2R, Hybrid, Net2Net, NetMorph, RandPad, Rule
@@ -28,6 +28,7 @@ __all__ = [
     "BadCheckpoint",
     "CannotPreserve",
     "Deepen",
+    "Enlarge",
     "Fold",
     "Group",
     "Grower",

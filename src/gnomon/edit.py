@@ -11,6 +11,7 @@ from gnomon.axes import Form
 from gnomon.ops.context import Fill, Role
 from gnomon.spec import Spec
 
+AttributeValue = int | str | tuple[int, ...]
 How = Literal["insert", "hook", "replace"]
 Start = Literal["zero", "identity", "random", "kept", "folded"]
 
@@ -42,12 +43,12 @@ class TensorEdit:
 
 @dataclass(frozen=True)
 class AttributeEdit:
-    """An integer, or a tuple of them, that a module keeps about its width."""
+    """A number, a tuple of them or a word that a module keeps about its width or its padding."""
 
     path: str
     name: str
-    old: int | tuple[int, ...]
-    new: int | tuple[int, ...]
+    old: AttributeValue
+    new: AttributeValue
 
 
 @dataclass(frozen=True)

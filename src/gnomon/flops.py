@@ -35,6 +35,16 @@ def grown_flops(analysis: Analysis, sizes: Mapping[Axis, int]) -> tuple[int, int
     return now // max(batch, 1), then // max(batch, 1)
 
 
+def more_flops(ops: Sequence[Op], weight: Tensor, shape: Sequence[int]) -> int:
+    """FLOPs that operations take more if one of their arguments gets another shape."""
+
+    def grown(tensor: Tensor) -> torch.Size:
+        return torch.Size(shape) if tensor is weight else tensor.shape
+
+    concerned = [op for op in ops if any(t is weight for t in op.tensors())]
+    return sum(_count(op, grown) - _count(op, lambda x: x.shape) for op in concerned)
+
+
 def _count(op: Op, shape: Any) -> int:
     formula = flop_registry.get(op.func._overloadpacket)
     if formula is None:

@@ -202,14 +202,16 @@ class Grower:
     def _prove(
         self, plan: Plan, analysis: Analysis, surgery: Surgery, before: Before | None
     ) -> tuple[Plan, Proof]:
-        if plan.edits:
-            prediction = Prediction(analysis, _leaf_sizes(plan, analysis))
+        sizes = _leaf_sizes(plan, analysis)
+        if sizes:
+            prediction = Prediction(analysis, sizes)
             repaired = repair(self.model, self._calls, prediction, surgery)
             plan = replace(plan, attributes=(*plan.attributes, *repaired))
             measured = measure_statistics(self.model, self._calls, statistics_of(plan))
             with torch.no_grad(), on_cpu():
                 write_statistics(self.model, plan, measured)
-                prove_algebra(self.model, plan, surgery)
+        with torch.no_grad(), on_cpu():
+            prove_algebra(self.model, plan, surgery)
         if before is None:
             return plan, Proof(float("nan"), None, None)
         shown = before.compared(self.model, self._calls, plan)
@@ -228,7 +230,7 @@ def on_cpu() -> contextlib.AbstractContextManager[object]:
 
 def _leaf_sizes(plan: Plan, analysis: Analysis) -> dict[Axis, int]:
     leaf = {g.name: g.leaf for g in analysis.groups}
-    return {leaf[name]: size for name, size in plan.sizes.items()}
+    return {leaf[name]: size for name, size in plan.sizes.items() if name in leaf}
 
 
 def _as_tuple(optimizer: Optimizer | Iterable[Optimizer] | None) -> tuple[Optimizer, ...]:

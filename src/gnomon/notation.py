@@ -8,7 +8,7 @@ from typing import Any, get_args
 import torch
 
 from gnomon.axes import Form
-from gnomon.edit import AttributeEdit, DimEdit, How, ModuleEdit, Start, TensorEdit
+from gnomon.edit import AttributeEdit, AttributeValue, DimEdit, How, ModuleEdit, Start, TensorEdit
 from gnomon.embedding import Embedding
 from gnomon.ops.context import Role
 from gnomon.spec import Spec
@@ -59,10 +59,14 @@ def _form(data: dict[str, Any]) -> Form:
 
 def attribute_edit(data: dict[str, Any]) -> AttributeEdit:
     """The edit whose fields these are."""
-    old, new = (
-        tuple(map(int, v)) if isinstance(v, list) else int(v) for v in (data["old"], data["new"])
-    )
+    old, new = _held(data["old"]), _held(data["new"])
     return AttributeEdit(str(data["path"]), str(data["name"]), old, new)
+
+
+def _held(value: Any) -> AttributeValue:
+    if isinstance(value, list):
+        return tuple(map(int, value))
+    return value if isinstance(value, str) else int(value)
 
 
 def module_data(edit: ModuleEdit) -> dict[str, Any]:

@@ -117,7 +117,7 @@ class Planner:
         shape = list(tensor.shape)
         for d in dims:
             shape[d.dim] = d.form.grown(sizes)
-        return _std_of_new(name, tensor, shape, self.rule)
+        return spread_of_new(name, tensor, shape, self.rule)
 
     def _read_elsewhere(self, dims: list[DimEdit]) -> bool:
         """Whether every group in these dimensions has a parameter that reads it and can learn."""
@@ -177,12 +177,12 @@ def with_measured_spreads(plan: Plan, model: nn.Module) -> Plan:
     if not unknown:
         return plan
     owned = owned_tensors(model)
-    std = {e: _std_of_new(e.name, owned[e.name], plan.grown_shape(e), plan.rule) for e in unknown}
+    std = {e: spread_of_new(e.name, owned[e.name], plan.grown_shape(e), plan.rule) for e in unknown}
     edits = tuple(replace(e, std=std[e]) if e in std else e for e in plan.edits)
     return replace(plan, edits=edits)
 
 
-def _std_of_new(name: str, tensor: Tensor, grown: Sequence[int], rule: Rule) -> float | None:
+def spread_of_new(name: str, tensor: Tensor, grown: Sequence[int], rule: Rule) -> float | None:
     """The spread of new weights, He's where all old ones are equal; None if it cannot be known."""
     he = math.sqrt(2 / max(1, math.prod(grown[1:]))) if tensor.dim() > 1 else None
     matched = None if tensor.is_meta else _spread(tensor)

@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from gnomon.axes import factors, resolve
-from gnomon.edit import AttributeEdit
+from gnomon.edit import AttributeEdit, AttributeValue
 from gnomon.errors import Unsupported
 from gnomon.ops.context import Context, Op
 from gnomon.prediction import Difference, Prediction
@@ -95,8 +95,8 @@ def _take_back(model: nn.Module, edits: Sequence[AttributeEdit]) -> None:
         held[edit.name] = _like(held[edit.name], edit.old)
 
 
-def _like(held: Any, value: int | tuple[int, ...]) -> Any:
-    return value if isinstance(value, int) else type(held)(value)
+def _like(held: Any, value: AttributeValue) -> Any:
+    return type(held)(value) if isinstance(value, tuple) else value
 
 
 def _candidates(

@@ -1,7 +1,8 @@
 """What changes: one class per morph."""
 
 from gnomon.morphs.deepen import Deepen
+from gnomon.morphs.enlarge import Enlarge
 from gnomon.morphs.fold import Fold
 from gnomon.morphs.widen import Widen
 
-__all__ = ["Deepen", "Fold", "Widen"]
+__all__ = ["Deepen", "Enlarge", "Fold", "Widen"]
