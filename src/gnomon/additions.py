@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import nn
-from torch.optim import Optimizer
+from torch.optim import Optimizer, RMSprop
 
 from gnomon import insertion, param_groups
 from gnomon.edit import ModuleEdit
 from gnomon.errors import NotProved, Stale, Unsupported
+from gnomon.first_gradients import FirstGradients
 from gnomon.folding import fold
 from gnomon.groups import Analysis
 from gnomon.making import make, start
@@ -75,6 +76,11 @@ def add_modules(
         surgery.on_undo(undo)
     for undo in param_groups.join(optimizers, model, new):
         surgery.on_undo(undo)
+    for optimizer in (o for o in optimizers if isinstance(o, RMSprop)):
+        hook, take_off = FirstGradients.of(optimizer)
+        surgery.on_undo(take_off)
+        for parameter in new.values():
+            surgery.on_undo(hook.begin(parameter))
     surgery.seconds += time.perf_counter() - begun
     return Added(tuple(modules), moved)
 

@@ -48,8 +48,7 @@ class Ending:
             outputs = result if isinstance(result, tuple | list) else (result,)
             tensors = [y for y in outputs if isinstance(y, Tensor)]
             now |= {id(o): y for o, y in zip(op.outputs, tensors, strict=True)}
-            x = tensors[0]
-        return x
+        return now[id(self.tail[-1].outputs[0])] if self.tail else x
 
     @property
     def names(self) -> str:
@@ -72,37 +71,39 @@ def ending(model: nn.Module, recording: Recording) -> Ending:
         )
     owned = {id(t): name for name, t in owned_tensors(model).items()}
     live = _depending(recording)
-    current, tail = recording.outputs[0], list[Op]()
+    needed, tail = {id(recording.outputs[0])}, list[Op]()
     for position in range(len(recording.ops) - 1, -1, -1):
         op = recording.ops[position]
-        if not any(o is current for o in op.outputs):
+        made = [o for o in op.outputs if id(o) in needed]
+        if not made:
             continue
-        inputs = list({id(t): t for t in op.tensors() if id(t) in live}.values())
-        if op.name in _PRODUCTS and len(inputs) == 1:
+        inputs = {id(t) for t in op.tensors() if id(t) in live}
+        if op.name in _PRODUCTS and len(inputs) == len(needed) == 1:
             given = [t for t in op.tensors() if id(t) not in live]
             weights = _sources(given, recording.ops[:position], owned)
             if weights:
-                return _ending(op, weights, current, tail[::-1], recording.ops, owned)
-        _check(op, inputs)
+                return _ending(op, weights, made[0], tail[::-1], recording.ops, owned)
+        _check(op, inputs, needed)
         tail.append(op)
-        current = inputs[0]
+        needed = needed - {id(o) for o in op.outputs} | inputs
     raise CannotPreserve("no layer with weights of its own stands before its output")
 
 
-def _check(op: Op, inputs: Sequence[Tensor]) -> None:
+def _check(op: Op, inputs: set[int], needed: set[int]) -> None:
     if "norm" in op.name:
         raise CannotPreserve(
             f"{op.name} stands behind its last layer: a norm behind the zero sum would blow up "
             f"rounding errors now and the first updates by up to 1 / sqrt(eps). Put the norm "
             f"before the last layer ('inside'), or leave it out"
         )
-    if len(inputs) != 1:
-        what = "joins several paths" if inputs else "does not depend on the input"
+    if op.name in _PRODUCTS and len(needed) > 1:
         raise CannotPreserve(
-            f"its last operation {op.name} {what}, so there is no one last layer whose output "
-            f"could cancel. Give the branch alone: a network that ends in a layer, or in a layer "
-            f"and an activation"
+            f"several paths are joined behind its last layers ({op.name} is one of them), so there "
+            f"is no one last layer whose output could cancel. Give the branch alone: a network "
+            f"that ends in a layer, or in a layer and an activation"
         )
+    if not inputs:
+        raise CannotPreserve(f"its output does not depend on its input ({op.name})")
 
 
 def _depending(recording: Recording) -> set[int]:

@@ -29,6 +29,7 @@ class FirstGradients:
 
     def __init__(self) -> None:
         self._waiting: dict[Tensor, list[tuple[Tensor, int]]] = {}  # (entries, steps) per growth
+        self._stateless: dict[Tensor, None] = {}
 
     @staticmethod
     def on(optimizer: Optimizer) -> FirstGradients | None:
@@ -48,6 +49,8 @@ class FirstGradients:
     def __call__(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         groups = {id(p): g for g in optimizer.param_groups for p in g["params"]}
         scale = _gradient_scale(optimizer)
+        if self._stateless and scale is not None:
+            self._begin(optimizer, groups, scale)
         for parameter, growths in list(self._waiting.items()):
             gradient = parameter.grad
             if scale is None or gradient is None or gradient.is_sparse:
@@ -64,6 +67,35 @@ class FirstGradients:
                 square = (gradient / scale).square() * correction
                 for new, steps in due:
                     _raise(state, new, square, first=not steps)
+
+    def begin(self, parameter: Tensor) -> Callable[[], None]:
+        """Give a whole new parameter a state that fits its first gradient. Returns the undo.
+
+        For RMSprop, which corrects no bias: from zeros its first step would be ten times too long.
+        """
+        self._stateless[parameter] = None
+
+        def undo() -> None:
+            self._stateless.pop(parameter, None)
+
+        return undo
+
+    def _begin(
+        self, optimizer: Optimizer, groups: Mapping[int, Mapping[str, Any]], scale: float
+    ) -> None:
+        for parameter in list(self._stateless):
+            gradient, group = parameter.grad, groups.get(id(parameter))
+            if group is None or gradient is None or gradient.is_sparse:
+                continue
+            del self._stateless[parameter]
+            if optimizer.state.get(parameter):
+                continue
+            self._waiting[parameter] = [(torch.ones_like(parameter, dtype=torch.bool), 0)]
+            zeros = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+            state = {"step": torch.zeros(()), "square_avg": (gradient / scale).square()}
+            state |= {"momentum_buffer": zeros} if group["momentum"] > 0 else {}
+            state |= {"grad_avg": zeros.clone()} if group["centered"] else {}
+            optimizer.state[parameter] = state
 
     def watch(self, parameter: Tensor, edit: TensorEdit, plan: Plan) -> Callable[[], None]:
         """Wait for the first gradients of a grown parameter's new entries. Returns the undo.

@@ -15,7 +15,7 @@ from gnomon.blocks import Residual
 from gnomon.draw import Draw
 from gnomon.edit import ModuleEdit
 from gnomon.errors import CannotPreserve, GrowthError, Unsupported
-from gnomon.neighbour import slope_of_odd_part
+from gnomon.neighbour import Range, slope_of_odd_part
 from gnomon.spec import Factories, build
 from gnomon.tape import Call, record
 from gnomon.zero import ZeroStart, make_zero
@@ -69,6 +69,20 @@ def check_shape(module: nn.Module, edit: ModuleEdit) -> None:
         raise Unsupported(
             f"the block ({name}) makes {shapes[0] if len(shapes) == 1 else shapes} of {given}, "
             f"which is what '{edit.place}' returns: a block must return the shape it is given"
+        )
+
+
+def check_identity(module: nn.Module, edit: ModuleEdit, where: Range) -> None:
+    """Raise CannotPreserve unless the module returns what can arrive there, norms aside."""
+    (x,), _ = _example(module, edit)
+    low, high = max(where[0], -4.0), min(where[1], 4.0)
+    x = low + (high - low) * x.sigmoid()
+    y = record(module, ((x,), {}), training=False, fake=False, keep=False).outputs[0]
+    if not bool(((y - x).abs() <= 1e-2).all()):  # a fresh norm scales by 1 / sqrt(1 + eps)
+        raise CannotPreserve(
+            f"the block is not the identity on values from {where[0]:g} to {where[1]:g}, which is "
+            f"what '{edit.place}' returns: its activation must have phi(y) = y there, or stand "
+            f"between two layers with phi(x) - phi(-x) = kappa x. Use rule=R2R() with it"
         )
 
 

@@ -73,7 +73,7 @@ def neighbour(
 
 
 def _stored(ops: list[Op], weight: Tensor | None) -> Tensor | None:
-    """What a weight is a view of: linear layers transpose theirs, and a fake view has no numbers."""
+    """What a weight is a view of: linear layers transpose theirs; a fake view has no numbers."""
     for op in reversed(ops):
         if op.name in ("t", "transpose") and any(o is weight for o in op.outputs):
             weight = op.args[0]

@@ -215,7 +215,9 @@ def _dropout(_: object, x: Tensor, p: float, train: bool | None) -> tuple[Tensor
     return x.clone(), torch.ones_like(x, dtype=torch.bool)
 
 
-def _rrelu(_: object, x: Tensor, noise: Tensor, low: float, high: float, *rest: object) -> Tensor:
+def _rrelu(
+    _: object, x: Tensor, noise: Tensor, low: float = 1 / 8, high: float = 1 / 3, *rest: object
+) -> Tensor:
     return torch.nn.functional.leaky_relu(x, (low + high) / 2)
 
 

@@ -15,12 +15,15 @@ _CONV: Mapping[int, Callable[..., nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: 
 _NORM = (nn.BatchNorm1d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
+LEAST = 8  # hidden channels: of one or two signals behind a ReLU all may be silent on the examples
+
+
 def residual(like: Neighbour) -> Residual:
     """x + conv2(activation(norm(conv1(x)))): kernel, norm and activation of the neighbour.
 
     BatchNorm stands inside only; the first convolution has no bias where a norm follows.
     """
-    hidden = max(2, like.channels)
+    hidden = max(LEAST, like.channels)
     body: OrderedDict[str, nn.Module] = OrderedDict()
     body["conv1"] = _layer(like, like.channels, hidden, bias=not like.norm)
     if like.norm:

@@ -82,7 +82,7 @@ def make_zero(
     with torch.inference_mode(False):
         analysis = analyse(module, calls, {})
         start = plan_zero(module, calls, analysis, twins=twins, allow_dead=allow_dead)
-        scale = _largest(module, calls)
+        scale = max(_largest(module, calls), _largest_reader(module, start))
         owned = owned_tensors(module)
         touched = [owned[e.name] for e in start.plan.edits]
         touched += [owned[start.bias]] if start.bias else []
@@ -253,6 +253,13 @@ def _largest(module: nn.Module, calls: list[Call]) -> float:
     found = [float(y.abs().max().double()) for y in _outputs(module, calls) if y.numel()]
     largest = max(found, default=0.0)
     return largest if 0 < largest < math.inf else 1.0
+
+
+def _largest_reader(module: nn.Module, start: ZeroStart) -> float:
+    """The largest weight of what cancels: a module that is zero already has no outputs to tell."""
+    owned = owned_tensors(module)
+    names = [e.name for e in start.plan.edits if any(d.role == "read" for d in e.dims)]
+    return max((float(owned[n].detach().abs().max().double()) for n in names), default=0.0)
 
 
 def _prove(module: nn.Module, calls: list[Call], scale: float) -> None:

@@ -59,7 +59,8 @@ class Widen:
                 object.__setattr__(self, name, _count(name, given[name]))
         if not isinstance(self.rule, Rule):
             raise ValueError(f"rule must be a rule such as R2R(), not {self.rule!r}")
-        if not all(isinstance(path, str) and path for path in self.ends):
+        listed = isinstance(self.until, str | Sequence)
+        if not listed or not all(isinstance(path, str) and path for path in self.ends):
             raise ValueError(f"until must name modules, not {self.until!r}")
         named = isinstance(self.where, str | Sequence) and len(self.patterns) > 0
         if not named or not all(isinstance(p, str) for p in self.patterns):

@@ -73,6 +73,7 @@ def _lives_at_zero(func: torch._ops.OpOverload, arguments: tuple[object, ...]) -
         with torch.enable_grad():
             x = torch.zeros(1, dtype=torch.float64, requires_grad=True)
             y = packet(*(x if a is None else a for a in arguments))
+            y = y[0] if isinstance(y, tuple) else y  # some return a buffer besides
             (slope,) = torch.autograd.grad(y.sum(), x)
     except (RuntimeError, TypeError):
         return False
