@@ -12,10 +12,10 @@ from gnomon.layers import sizes_of
 ROOT = Path(gnomon.__file__).parent
 
 ORDER = """
-errors, axes, draw -> embedding -> rules -> ops -> tape, snapshot -> spec -> edit, findings
+errors, axes, draw -> decompose -> embedding -> rules -> ops -> tape, snapshot -> spec -> edit, findings
 -> groups -> notation -> plan -> fill, optimizers, fingerprint, neighbour, ending
--> shared, first_gradients -> surgery, insertion, param_groups -> activations, blocks -> flops, layers, padding -> planner
--> verify, statistics, wrapped -> zero -> making, templates -> folding -> additions -> calibration -> morphs
+-> shared, first_gradients -> surgery, insertion -> activations, blocks -> param_groups -> flops, layers, padding -> planner
+-> verify, statistics, wrapped -> zero -> making, templates -> splitting -> replacing, branching, folding -> additions -> calibration -> morphs
 -> prediction -> algebra, repair, receipt -> trial -> grower
 -> checkpoint, share, schedule -> models -> callbacks, evolution -> lab -> report -> cli
 """

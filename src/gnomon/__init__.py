@@ -14,7 +14,7 @@ from gnomon.errors import (
 )
 from gnomon.groups import Group, Slot
 from gnomon.grower import Grower
-from gnomon.morphs import Deepen, Enlarge, Fold, Widen
+from gnomon.morphs import Branch, Deepen, Enlarge, Factor, Fold, Widen
 from gnomon.plan import Plan
 from gnomon.receipt import Receipt
 from gnomon.rules import R2R, Hybrid, Net2Net, NetMorph, RandPad, Rule
@@ -26,9 +26,11 @@ __version__ = "0.1.0"
 __all__ = [
     "R2R",
     "BadCheckpoint",
+    "Branch",
     "CannotPreserve",
     "Deepen",
     "Enlarge",
+    "Factor",
     "Fold",
     "Group",
     "Grower",

@@ -11,18 +11,23 @@ from torch import nn
 from torch.optim import Optimizer, RMSprop
 
 from gnomon import insertion, param_groups
+from gnomon.branching import branched_module
 from gnomon.edit import ModuleEdit
-from gnomon.errors import NotProved, Stale, Unsupported
+from gnomon.errors import BadCheckpoint, GrowthError, NotProved, Stale, Unsupported
 from gnomon.first_gradients import FirstGradients
 from gnomon.folding import fold
 from gnomon.groups import Analysis
 from gnomon.making import make, start
 from gnomon.ops.context import Op
 from gnomon.plan import Plan
-from gnomon.spec import Factories, classes_of
+from gnomon.replacing import factored_module
+from gnomon.spec import Factories, build, classes_of, factories_needed
 from gnomon.surgery import Surgery
-from gnomon.tape import Call, record
+from gnomon.tape import Call, owned_tensors, record
 from gnomon.zero import ZeroStart
+
+# Modules that are made from the one whose place they take.
+DERIVED = {"factored": factored_module, "branched": branched_module}
 
 _WAYS = {
     "insert": insertion.insert,
@@ -61,6 +66,7 @@ def add_modules(
     begun, before = time.perf_counter(), insertion.names(model)
     modules: list[tuple[nn.Module, ModuleEdit, ZeroStart | None]] = []
     moved: dict[str, str] = {}
+    settled: set[int] = set()
     for number, edit in enumerate(plan.modules):
         if edit.start == "folded":
             module, renamed = fold(model, edit, optimizers, surgery)
@@ -68,10 +74,13 @@ def add_modules(
             moved |= renamed
         else:
             key = f"{plan.modules[0].place}|{number}"
+            beside = model.get_submodule(edit.place)
             modules.append(_add(model, edit, key, plan.seed, surgery))
+            if edit.start in DERIVED:
+                settled |= _settle(model, edit, beside, optimizers, surgery)
     moved |= insertion.renamed(before, insertion.names(model))
     fresh = {id(p) for m, edit, _ in modules if edit.start != "folded" for p in m.parameters()}
-    new = {name: p for name, p in model.named_parameters() if id(p) in fresh}
+    new = {name: p for name, p in model.named_parameters() if id(p) in fresh - settled}
     for undo in param_groups.rename(optimizers, moved):
         surgery.on_undo(undo)
     for undo in param_groups.join(optimizers, model, new):
@@ -88,12 +97,32 @@ def add_modules(
 def _add(
     model: nn.Module, edit: ModuleEdit, key: str, seed: int, surgery: Surgery
 ) -> tuple[nn.Module, ModuleEdit, ZeroStart | None]:
-    module = make(edit, key, seed, classes_of(model))
+    if edit.start in DERIVED:
+        module = DERIVED[edit.start](
+            model.get_submodule(edit.place), edit, key, seed, classes_of(model)
+        )
+    else:
+        module = make(edit, key, seed, classes_of(model))
     _follow(module, model, edit)
     started = start(module, edit, key, seed)
     _, undo = put(model, edit, module)
     surgery.on_undo(undo)
     return module, edit, started
+
+
+def _settle(
+    model: nn.Module,
+    edit: ModuleEdit,
+    old: nn.Module,
+    optimizers: Sequence[Optimizer],
+    surgery: Surgery,
+) -> set[int]:
+    """Let the parameters of a module take the place of those it was made from."""
+    now = model.get_submodule(edit.place)
+    for undo in param_groups.take_place(optimizers, old, now, edit.place):
+        surgery.on_undo(undo)
+    held = {id(p) for o in optimizers for g in o.param_groups for p in g["params"]}
+    return {id(p) for p in now.parameters()} & held
 
 
 def _follow(module: nn.Module, model: nn.Module, edit: ModuleEdit) -> None:
@@ -108,17 +137,22 @@ def build_for_load(
     model: nn.Module, edit: ModuleEdit, factories: Factories, most: int
 ) -> nn.Module:
     """The module without its values, for a file that holds `most` numbers. Raises BadCheckpoint."""
-    from gnomon.spec import build, factories_needed
-
     known = {**classes_of(model), **factories}
-    if not factories_needed(edit.spec):
-        with torch.device("meta"):
-            size = sum(p.numel() for p in build(edit.spec, known).parameters())
-        if size > most:
-            raise Stale(f"a block of {size:,} parameters is named, but only {most:,} are there")
-    with torch.random.fork_rng(devices=[]):
-        module = build(edit.spec, known)
-    _follow(module, model, edit)
+    try:
+        if not factories_needed(edit.spec):
+            with torch.device("meta"):
+                ghost = build(edit.spec, known)
+            size = sum(t.numel() for t in owned_tensors(ghost).values())
+            if size > most:
+                raise Stale(f"a block of {size:,} numbers is named, but only {most:,} are there")
+        with torch.random.fork_rng(devices=[]):
+            module = build(edit.spec, known)
+        _follow(module, model, edit)
+    except GrowthError:
+        raise
+    except Exception as fault:  # a tampered file may make a constructor raise anything
+        name = type(fault).__name__
+        raise BadCheckpoint(f"a block cannot be made or has no place ({name}: {fault})") from fault
     return module
 
 

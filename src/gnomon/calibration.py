@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from gnomon.activations import PBatchNorm
 from gnomon.additions import Added
 from gnomon.edit import ModuleEdit
 from gnomon.ops.context import Op
@@ -25,7 +26,9 @@ def calibrate(model: nn.Module, calls: Sequence[Call], added: Added) -> None:
     names = {id(t): n for n, t in owned_tensors(model).items()}
     for module, edit, started in added.modules:
         if edit.start == "identity":
-            for norm in (m for m in module.modules() if isinstance(m, _BatchNorm)):
+            passed = {id(m.norm) for m in module.modules() if isinstance(m, PBatchNorm)}
+            norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
+            for norm in (m for m in norms if id(m) not in passed):
                 _be_identity(model, calls, norm)
         elif edit.start in ("zero", "random"):
             _measure(model, calls, module, names, edit, started)

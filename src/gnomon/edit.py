@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
@@ -13,7 +14,7 @@ from gnomon.spec import Spec
 
 AttributeValue = int | str | tuple[int, ...]
 How = Literal["insert", "hook", "replace"]
-Start = Literal["zero", "identity", "random", "kept", "folded"]
+Start = Literal["zero", "identity", "random", "kept", "folded", "factored", "branched"]
 
 
 @dataclass(frozen=True)
@@ -69,11 +70,13 @@ class ModuleEdit:
               "replace" `place` by it.
     spec:     its class and arguments, or the name of a factory; see `gnomon.spec`.
     start:    what it computes at first: "zero" in its branch, the "identity", something "random",
-              or what its values make of it ("kept"); "folded" has the values of what it replaces.
+              or what its values make of it ("kept"); "folded" has the values of what it replaces,
+              "factored" and "branched" weights made from those of what it replaces.
     shape:    of the tensor that it is given, batch first.
     std:      spread of its kernels; None for what the constructors, or the template, give.
     twins:    how many hidden channels of a zero start carry one signal.
     expected: it keeps the function only in expectation: a BatchNorm is set from one batch.
+    options:  what else its values depend on, as JSON.
     template: a module to copy instead of building one.
     """
 
@@ -85,4 +88,5 @@ class ModuleEdit:
     std: float | None = None
     twins: int = 2
     expected: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
     template: nn.Module | None = field(default=None, repr=False)

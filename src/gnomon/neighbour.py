@@ -6,6 +6,7 @@ and the activation that come with it, and the range that its values can have.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -257,5 +258,5 @@ def slope_of_odd_part(activation: nn.Module) -> float | None:
 
 def _called(activation: nn.Module, x: Tensor) -> Tensor:
     with torch.no_grad():
-        y: Tensor = activation(x.clone())
+        y: Tensor = copy.deepcopy(activation).to("cpu", torch.float64)(x.clone())
     return y

@@ -88,4 +88,5 @@ def module_edit(data: dict[str, Any]) -> ModuleEdit:
         std=None if data["std"] is None else float(data["std"]),
         twins=int(data["twins"]),
         expected=bool(data["expected"]),
+        options=dict(data["options"]),
     )  # fmt: skip

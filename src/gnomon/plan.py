@@ -27,7 +27,7 @@ from gnomon.notation import (
 from gnomon.rules.base import Rule
 from gnomon.spec import factories_needed
 
-Claim = Literal["exact", "expectation", "none"]
+Claim = Literal["exact", "expectation", "interior", "none"]
 
 RULES: Mapping[str, type[Rule]] = {
     cls.__name__: cls
@@ -63,9 +63,11 @@ class Plan:
 
     @property
     def claim(self) -> Claim:
-        """What is promised: the same function, the same in expectation, or nothing."""
+        """What is promised: the same function, in expectation, inside a frame, or nothing."""
         if not self.rule.preserves:
             return "none"
+        if any(m.options.get("border") == "interior" for m in self.modules):
+            return "interior"
         return "expectation" if any(m.expected for m in self.modules) else "exact"
 
     @property
@@ -119,6 +121,7 @@ class Plan:
 _CLAIMS: Mapping[Claim, str] = {
     "exact": "keeps the function",
     "expectation": "keeps the function in eval mode, and in expectation in train mode",
+    "interior": "keeps the function except in a frame, as asked for",
     "none": "DOES NOT PRESERVE the function",
 }
 _WAYS = {"insert": "inserted after", "hook": "run on the output of", "replace": "in the place of"}

@@ -11,6 +11,7 @@ from gnomon.plan import Claim, Plan
 _CLAIMS: Mapping[Claim, str] = {
     "exact": "function kept",
     "expectation": "function kept in eval mode, in expectation in train mode",
+    "interior": "function kept except in a frame (asked for)",
     "none": "function NOT kept (asked for)",
 }
 _SHOWN = 4

@@ -27,7 +27,7 @@ Factories = Mapping[str, Callable[..., nn.Module]]
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _PLAIN = (bool, int, float, str, type(None))
 _NOT_KEPT = ("args", "kwargs", "device", "dtype")
-_OWN = ("torch.nn.", "gnomon.blocks")
+_OWN = ("torch.nn.", "gnomon.activations", "gnomon.blocks")
 
 
 def path_of(cls: type) -> str:

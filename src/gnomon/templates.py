@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 
 from torch import nn
 
+from gnomon.activations import PActivation, PBatchNorm
 from gnomon.blocks import Residual
-from gnomon.errors import CannotPreserve
 from gnomon.neighbour import Neighbour, Range, is_identity_on, slope_of_odd_part
 
 _CONV: Mapping[int, Callable[..., nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -51,12 +51,10 @@ def identity(like: Neighbour, where: Range) -> nn.Sequential:
         block["activation"] = activation
         block["layer2"] = _layer(like, 2 * like.channels, like.channels, bias=True)
     else:
-        name = type(activation).__name__
-        raise CannotPreserve(
-            f"no layer that ends in {name} is the identity here: {name}(y) = y does not hold for "
-            f"all y in [{where[0]:g}, {where[1]:g}], nor is {name}(x) - {name}(-x) a multiple of "
-            f"x. Use rule=R2R(), whose block starts at zero with any activation"
-        )
+        block["layer"] = _layer(like, like.channels, like.channels, bias=not like.norm)
+        if like.norm:
+            block["norm"] = PBatchNorm(_NORM[like.spatial](like.channels))
+        block["activation"] = PActivation(activation)
     return nn.Sequential(block).to(like.weight.dtype)
 
 

@@ -3,7 +3,17 @@
 from gnomon.blocks.fold import carry, carry_gradients
 from gnomon.blocks.native import Piece
 from gnomon.blocks.one_ended import OneEnded, ZeroPadded
+from gnomon.blocks.paths import Paths
 from gnomon.blocks.r2r import R2RBlock
 from gnomon.blocks.residual import Residual
 
-__all__ = ["OneEnded", "Piece", "R2RBlock", "Residual", "ZeroPadded", "carry", "carry_gradients"]
+__all__ = [
+    "OneEnded",
+    "Paths",
+    "Piece",
+    "R2RBlock",
+    "Residual",
+    "ZeroPadded",
+    "carry",
+    "carry_gradients",
+]

@@ -11,7 +11,7 @@ _OUTPUTS = (16, 32, 64)
 
 
 def _stage(inputs: int, width: int | None, outputs: int) -> nn.Module:
-    """Three 3x3 convolutions of one width and a 1x1 beside a skip; without a width only the skip."""
+    """Three 3x3 convolutions of one width and a 1x1 beside a skip; no width leaves the skip."""
     skip = ZeroPadded(outputs - inputs)
     if width is None:
         return skip

@@ -1,8 +1,10 @@
 """What changes: one class per morph."""
 
+from gnomon.morphs.branch import Branch
 from gnomon.morphs.deepen import Deepen
 from gnomon.morphs.enlarge import Enlarge
+from gnomon.morphs.factor import Factor
 from gnomon.morphs.fold import Fold
 from gnomon.morphs.widen import Widen
 
-__all__ = ["Deepen", "Enlarge", "Fold", "Widen"]
+__all__ = ["Branch", "Deepen", "Enlarge", "Factor", "Fold", "Widen"]

@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gnomon import insertion, templates
+from gnomon.activations import PBatchNorm
 from gnomon.blocks import Residual
 from gnomon.edit import ModuleEdit, Start
 from gnomon.errors import CannotPreserve, GrowthError, Unsupported
@@ -23,6 +24,7 @@ from gnomon.neighbour import Range, neighbour, range_of
 from gnomon.plan import Plan
 from gnomon.rules import R2R, Net2Net, RandPad, Rule
 from gnomon.spec import describe
+from gnomon.wrapped import refuse_wrapped
 
 Template = nn.Module | Callable[[], nn.Module]
 _STARTS: dict[type[Rule], Start] = {R2R: "zero", Net2Net: "identity", RandPad: "random"}
@@ -97,10 +99,13 @@ class Deepen:
         if self.block is None:
             module, std = self._like_neighbour(subject, place)
         else:
-            block = _made(self.block).to(device=subject.device, dtype=place.output.dtype)
+            block = _made(self.block)
+            refuse_wrapped(block)
+            block = block.to(device=subject.device, dtype=place.output.dtype)
             template = module = self._wrapped(block)
         kind = _STARTS[type(self.rule)]
-        norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
+        passed = {id(m.norm) for m in module.modules() if isinstance(m, PBatchNorm) and m.holds(1)}
+        norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and id(m) not in passed]
         if kind == "identity" and any(not norm.affine for norm in norms):
             raise CannotPreserve("a BatchNorm without affine=True cannot be the identity")
         return ModuleEdit(
@@ -163,7 +168,10 @@ def _made(block: Template) -> nn.Module:
         return copy.deepcopy(block)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        made = block()
+        try:
+            made = block()
+        except Exception as fault:
+            raise Unsupported(f"block() failed ({type(fault).__name__}: {fault})") from fault
     if not isinstance(made, nn.Module):
         raise Unsupported(f"block() made a {type(made).__name__}, not a torch.nn.Module")
     return made

@@ -1,0 +1,173 @@
+"""Factor: one layer as two or more, with an activation between, computing the same."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from gnomon.activations import PActivation, PBatchNorm
+from gnomon.decompose import Geometry, frame
+from gnomon.edit import ModuleEdit
+from gnomon.errors import GrowthError, Unsupported
+from gnomon.flops import block_flops, grown_flops
+from gnomon.morphs.places import find, only_visit
+from gnomon.morphs.subject import Subject
+from gnomon.neighbour import slope_of_odd_part
+from gnomon.plan import Plan
+from gnomon.replacing import options_of
+from gnomon.rules import NetMorph
+from gnomon.spec import describe
+from gnomon.splitting import Border, Layer, Split, Way, layer_of, module_of, split
+
+_NORMS = {0: nn.BatchNorm1d, 1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+Kernel = int | tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Factor:
+    """One linear or convolutional layer as a row of them: kernels, widths between, activations.
+
+    mid:     channels between, one number per gap; by default 4 times the layer's outputs.
+    kernels: of the new layers, one more than gaps; by default the layer's own, then 1x1. Together
+             they must reach as far as the layer does; if further, its taps lie in the middle.
+    activation: between them, a module such as nn.GELU(); None for nothing. Where the activation
+             allows it and mid >= 2 * outputs, it is passed exactly by antisymmetric pairs; else it
+             becomes a P-activation, (1 - a) phi + a id, that starts as the identity and is learned.
+    norm:    a BatchNorm before each activation, as a P-norm that starts as the identity.
+    border:  "exact" pads in front of the first layer only: hidden maps are larger. "same" keeps
+             their size, still exact: one dense base tap and pairs that cancel. "interior" keeps
+             the size and is wrong in a frame, whose width the plan says.
+
+    Raises ValueError if the request makes no sense for any layer.
+    Source: Wei et al. 2016, sections 3.2 to 3.4, with the conditions and borders corrected.
+    """
+
+    where: str
+    mid: int | tuple[int, ...] | None = None
+    kernels: tuple[Kernel, ...] | None = None
+    activation: nn.Module | None = None
+    norm: bool = False
+    border: Border = "exact"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.where, str) or not self.where:
+            raise ValueError(f"where must be the path of a layer, not {self.where!r}")
+        mids = self.mid if isinstance(self.mid, tuple) else (1 if self.mid is None else self.mid,)
+        if not mids or any(type(n) is not int or n < 1 for n in mids):
+            raise ValueError(f"mid must be whole numbers above 0, not {self.mid!r}")
+        if self.kernels is not None:
+            if not isinstance(self.kernels, tuple) or len(self.kernels) != len(mids) + 1:
+                raise ValueError(f"kernels must be {len(mids) + 1} of them, not {self.kernels!r}")
+            flat = [n for k in self.kernels for n in (k if isinstance(k, tuple) else (k,))]
+            if any(type(n) is not int or n < 1 for n in flat):
+                raise ValueError(f"kernels must be whole numbers above 0, not {self.kernels!r}")
+        if self.activation is not None and not isinstance(self.activation, nn.Module):
+            raise ValueError(f"activation must be a module, not {self.activation!r}")
+        if self.border not in ("exact", "same", "interior"):
+            raise ValueError(f"border must be 'exact', 'same' or 'interior', not {self.border!r}")
+
+    def __str__(self) -> str:
+        phi = f", activation={type(self.activation).__name__}()" if self.activation else ""
+        border = f", border={self.border!r}" if self.border != "exact" else ""
+        return f"Factor({self.where!r}, mid={self.mid}, kernels={self.kernels}{phi}{border})"
+
+    def plan(self, subject: Subject, seed: int) -> Plan:
+        """The replacement, its weights still to be solved for. Raises GrowthError."""
+        module = find(subject.model, self.where)
+        try:
+            visit = only_visit(subject, module, self.where)
+            refuse_tied(subject, module, self.where)
+            layer = layer_of(module)
+            how, notes = self._how(layer)
+            row = split(layer, how, None)
+            made = self._module(row, how)
+        except GrowthError as refusal:
+            raise type(refusal)(f"{self} cannot be done: {refusal}") from None
+        x = visit.inputs[0]
+        assert isinstance(x, Tensor)
+        more = sum(p.numel() for p in made.parameters()) - sum(
+            p.numel() for p in module.parameters()
+        )
+        work = block_flops(made, x.shape) - block_flops(module, x.shape)
+        if self.border == "interior":
+            notes.append(_frame_note(row, tuple(x.shape[2:])))
+        flops, _ = grown_flops(subject.analysis, {})
+        edit = ModuleEdit(
+            "replace", self.where, describe(made), "factored", options=options_of(how)
+        )
+        return Plan(
+            str(self), NetMorph(), seed, subject.fingerprint, {}, (), (), (),
+            notes=tuple(notes),
+            parameters=(subject.parameters, subject.parameters + more),
+            flops=(flops, flops + work // max(1, len(x))),
+            modules=(edit,),
+        )  # fmt: skip
+
+    def _how(self, layer: Layer) -> tuple[Split, list[str]]:
+        """The widths, kernels and way that were asked for, or that fit the layer."""
+        dims, out = len(layer.kernel), layer.weight.shape[0]
+        mids = self.mid if isinstance(self.mid, tuple) else (self.mid or 4 * out,)
+        kernels = self.kernels or (layer.kernel, *((1,) * dims for _ in mids))
+        each = tuple(k if isinstance(k, tuple) else (k,) * dims for k in kernels)
+        way, kappa, notes = self._way(mids, out)
+        return Split(mids, each, self.border, way, kappa), notes
+
+    def _way(self, mids: Sequence[int], out: int) -> tuple[Way, float, list[str]]:
+        if self.activation is None:
+            return "linear", 1.0, ["linear between the new layers"]
+        kappa = slope_of_odd_part(self.activation)
+        name = type(self.activation).__name__
+        if kappa and not self.norm and all(n >= 2 * out and n % 2 == 0 for n in mids):
+            return "pairs", kappa, [f"through {name} by antisymmetric pairs"]
+        return "gate", 1.0, [f"{name} as a P-activation, the identity at first (a = 1)"]
+
+    def _module(self, row: Sequence[Layer], how: Split) -> nn.Sequential:
+        made: OrderedDict[str, nn.Module] = OrderedDict()
+        for i, layer in enumerate(row, start=1):
+            made[f"layer{i}"] = module_of(layer)
+            if i == len(row):
+                break
+            width, dims = layer.weight.shape[0], len(layer.kernel)
+            number = "" if len(row) == 2 else str(i)
+            if self.norm:
+                made[f"norm{number}"] = PBatchNorm(_NORMS[dims](width)).to(layer.weight)
+            if self.activation is not None:
+                phi = copy.deepcopy(self.activation)
+                gate = how.way == "gate"
+                made[f"activation{number}"] = (PActivation(phi) if gate else phi).to(layer.weight)
+        return nn.Sequential(made)
+
+
+def _frame_note(row: Sequence[Layer], sizes: tuple[int, ...]) -> str:
+    """How wide the frame is in which two padded layers differ from the one they replace."""
+    width = [0] * len(sizes)
+    for first, second in pairwise(row):
+        one, two = (Geometry(x.sides, x.stride, x.dilation) for x in (first, second))
+        full = tuple(tuple(tuple(range(k)) for k in x.kernel) for x in (first, second))
+        kernels = first.kernel, second.kernel
+        bias = first.bias is not None
+        found = frame(full, one, two, kernels=kernels, sizes=sizes, bias=bias)  # type: ignore[arg-type]
+        width = [w + max(pair) for w, pair in zip(width, found, strict=True)]
+    return (
+        f"border='interior': a frame of {' x '.join(map(str, width))} outputs is wrong; with a "
+        f"BatchNorm behind it, so are all others in train mode"
+    )
+
+
+def _size(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def refuse_tied(subject: Subject, module: nn.Module, path: str) -> None:
+    """Raise Unsupported for parameters that something else uses, or that are computed."""
+    own = {id(p) for p in module.parameters()}
+    for name, parameter in subject.model.named_parameters(remove_duplicate=False):
+        if id(parameter) in own and not name.startswith(f"{path}."):
+            raise Unsupported(f"'{name}' is also a parameter of '{path}': replacing unties it")
+    if "weight" not in module._parameters:
+        raise Unsupported(f"the weight of '{path}' is computed or missing: bake it first")

@@ -1,0 +1,278 @@
+"""A layer as tensors, and split into several that together compute the same.
+
+Linear layers have no spatial dimensions; transposed convolutions are seen the other way round.
+Padding goes in front of the first of the new layers, where it is exact whatever they contain;
+between them it would put zeros in the place of numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from gnomon.decompose import Chain, antisymmetric, base_and_pairs, centred, chained, factored
+from gnomon.decompose.compose import Sides
+from gnomon.draw import Draw
+from gnomon.errors import Unsupported
+from gnomon.padding import padding_of
+
+Sizes = tuple[int, ...]
+Border = Literal["exact", "same", "interior"]
+Way = Literal["linear", "gate", "pairs"]
+_CONV: Mapping[int, Callable[..., nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+_TRANSPOSED: Mapping[int, Callable[..., nn.Module]] = {
+    1: nn.ConvTranspose1d,
+    2: nn.ConvTranspose2d,
+    3: nn.ConvTranspose3d,
+}
+_PADS = {"zeros": "ConstantPad", "constant": "ConstantPad", "reflect": "ReflectionPad"}
+_PADS |= {"replicate": "ReplicationPad", "circular": "CircularPad"}
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A linear or convolutional layer.
+
+    weight: (O, I / groups, *K); of a transposed one too. sides: padding (before, after).
+    extra:  output_padding of a transposed convolution, None for others.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    sides: Sides = ()
+    stride: Sizes = ()
+    dilation: Sizes = ()
+    groups: int = 1
+    mode: str = "zeros"
+    extra: Sizes | None = None
+
+    @property
+    def kernel(self) -> Sizes:
+        """Taps per spatial dimension."""
+        return tuple(self.weight.shape[2:])
+
+    @property
+    def points(self) -> bool:
+        """Whether it looks at one position at a time."""
+        return all(k == 1 for k in self.kernel)
+
+
+def layer_of(module: nn.Module) -> Layer:
+    """What a layer of torch.nn holds. Raises Unsupported for any other module."""
+    weight, bias = module._parameters.get("weight"), module._parameters.get("bias")
+    if weight is None or not isinstance(module, nn.Linear | _ConvNd):
+        raise Unsupported(f"a {type(module).__name__} is not a plain linear layer or convolution")
+    if not weight.is_floating_point():
+        raise Unsupported(f"its weights are {weight.dtype}: only floats can be split")
+    if isinstance(module, nn.Linear):
+        return Layer(weight.detach(), bias)
+    held = padding_of(module)
+    sides = tuple(zip(held.before, held.after, strict=True))
+    if isinstance(module, _ConvTransposeNd) and module.groups > 1:
+        raise Unsupported("a transposed convolution in groups cannot be split")
+    own = weight.detach()
+    own = own.transpose(0, 1) if held.extra is not None else own
+    return Layer(own, bias, sides, held.stride, held.dilation, module.groups, held.mode, held.extra)
+
+
+def module_of(layer: Layer) -> nn.Module:
+    """A layer of torch.nn, with a padding module in front where both sides differ."""
+    out, into = layer.weight.shape[0], layer.weight.shape[1] * layer.groups
+    like, bias = layer.weight, layer.bias is not None
+    dims = len(layer.kernel)
+    if not dims:
+        made: nn.Module = nn.Linear(into, out, bias=bias)
+    elif layer.extra is not None:
+        made = _TRANSPOSED[dims](
+            into, out, layer.kernel, layer.stride, tuple(a for a, _ in layer.sides), layer.extra,
+            bias=bias, dilation=layer.dilation,
+        )  # fmt: skip
+    else:
+        even = all(a == b for a, b in layer.sides)
+        padding = tuple(a for a, _ in layer.sides) if even else (0,) * dims
+        mode = "zeros" if layer.mode == "constant" or not even else layer.mode
+        made = _CONV[dims](
+            into, out, layer.kernel, layer.stride, padding, layer.dilation, layer.groups,
+            bias=bias, padding_mode=mode,
+        )  # fmt: skip
+        made = made if even else nn.Sequential(_pad(layer), made)
+    made.to(device=like.device, dtype=like.dtype)
+    write(layer, made)
+    return made
+
+
+def _pad(layer: Layer) -> nn.Module:
+    cls = getattr(nn, f"{_PADS[layer.mode]}{len(layer.kernel)}d")
+    flat = tuple(n for sides in reversed(layer.sides) for n in sides)
+    made: nn.Module = cls(flat, 0.0) if _PADS[layer.mode] == "ConstantPad" else cls(flat)
+    return made
+
+
+@torch.no_grad()
+def write(layer: Layer, module: nn.Module) -> None:
+    """Put the layer's numbers into the module that `module_of` made for its shapes."""
+    own = module[1] if isinstance(module, nn.Sequential) else module
+    weight, bias = own._parameters["weight"], own._parameters.get("bias")
+    assert weight is not None
+    if weight.is_meta:
+        return
+    wanted = layer.weight.transpose(0, 1) if layer.extra is not None else layer.weight
+    weight.copy_(wanted)
+    if bias is not None:
+        bias.copy_(torch.zeros_like(bias) if layer.bias is None else layer.bias)
+
+
+@dataclass(frozen=True)
+class Split:
+    """How a layer is to be split: one kernel more than there are widths between.
+
+    kappa: of the activation between, where it is passed by antisymmetric pairs.
+    """
+
+    widths: Sizes
+    kernels: tuple[Sizes, ...]
+    border: Border = "exact"
+    way: Way = "linear"
+    kappa: float = 1.0
+
+
+def split(layer: Layer, how: Split, draw: Draw | None) -> list[Layer]:
+    """The new layers; without a draw only their shapes, with zeros for weights.
+
+    Raises CannotPreserve if there are no such layers, Unsupported for what is not done here.
+    """
+    _check(layer, how)
+    whole = layer.weight.double().cpu()
+    if draw is None:
+        weights, off, rest = _hollow(layer, how)
+    else:
+        weights, off, rest = _solved(whole, layer, how, draw)
+    sides = _sides(layer, how, off, rest)
+    strided = _strided(how)
+    layers = []
+    for i, (weight, own) in enumerate(zip(weights, sides, strict=True)):
+        last, dims = i == len(weights) - 1, len(layer.kernel)
+        bias = None if layer.bias is None else weight.new_zeros(weight.shape[0])
+        layers.append(
+            Layer(
+                weight.to(layer.weight),
+                bias if not last or layer.bias is None else layer.bias,
+                own,
+                layer.stride if i == strided else (1,) * dims,
+                layer.dilation,
+                layer.groups,
+                layer.mode if any(any(pair) for pair in own) else "zeros",
+                layer.extra if i == _transposed(layer, how) else None,
+            )
+        )
+    return layers
+
+
+def _check(layer: Layer, how: Split) -> None:
+    dims = len(layer.kernel)
+    if len(how.kernels) != len(how.widths) + 1 or any(len(k) != dims for k in how.kernels):
+        raise Unsupported(
+            f"kernels {how.kernels} do not fit: one more than there are widths between "
+            f"({how.widths}), each of {dims} dimensions"
+        )
+    if any(width % layer.groups for width in how.widths):
+        raise Unsupported(f"widths {how.widths} must be multiples of its {layer.groups} groups")
+    if how.way == "pairs" and any(width % (2 * layer.groups) for width in how.widths):
+        raise Unsupported(f"antisymmetric pairs need even widths, not {how.widths}")
+    if layer.extra is not None and (len(how.widths) > 1 or _transposed(layer, how) is None):
+        raise Unsupported("a transposed convolution splits off one layer of 1x1 only")
+    if how.border == "same" and len(how.widths) > 1:
+        raise Unsupported("border='same' is there for two layers, not for a row of more")
+
+
+def _transposed(layer: Layer, how: Split) -> int | None:
+    """Which of two layers goes on being transposed: the one that is not 1x1."""
+    if layer.extra is None:
+        return None
+    points = [all(k == 1 for k in kernel) for kernel in how.kernels]
+    return 0 if points[-1] else (len(points) - 1 if points[0] else None)
+
+
+def _strided(how: Split) -> int:
+    """A stride belongs to the last layer, or before it where only 1x1 layers follow."""
+    points = [all(k == 1 for k in kernel) for kernel in how.kernels]
+    last = len(points) - 1
+    while last and points[last]:
+        last -= 1
+    return last
+
+
+def _hollow(layer: Layer, how: Split) -> tuple[list[Tensor], Sizes, Sizes]:
+    g = layer.groups
+    channels = [layer.weight.shape[1] * g, *how.widths, layer.weight.shape[0]]
+    weights = [
+        torch.zeros(out, into // g, *kernel, dtype=torch.float64)
+        for into, out, kernel in zip(channels, channels[1:], how.kernels, strict=False)
+    ]
+    extent = tuple(sum(ks) - len(how.kernels) + 1 for ks in zip(*how.kernels, strict=True))
+    off = tuple((e - k) // 2 for e, k in zip(extent, layer.kernel, strict=True))
+    rest = tuple(e - k - o for e, k, o in zip(extent, layer.kernel, off, strict=True))
+    return weights, off, rest
+
+
+def _solved(
+    whole: Tensor, layer: Layer, how: Split, draw: Draw
+) -> tuple[list[Tensor], Sizes, Sizes]:
+    g, pairs = layer.groups, how.way == "pairs"
+    if len(how.widths) > 1:
+        halves = [width // 2 for width in how.widths] if pairs else list(how.widths)
+        chain = chained(whole, widths=halves, kernels=how.kernels, draw=draw, groups=g)
+        return _signed(chain, how.kappa) if pairs else list(chain.weights), chain.off, chain.rest
+    (hidden,), (k1, k2) = how.widths, how.kernels
+    kernels = (k1, k2)
+    if how.border == "same":
+        kappa = how.kappa if pairs else None
+        two = base_and_pairs(
+            whole, hidden=hidden, kernels=kernels, draw=draw, kappa=kappa, groups=g
+        )
+    elif pairs:
+        half = factored(whole, hidden=hidden // 2, kernels=kernels, draw=draw, groups=g)
+        two = antisymmetric(half, how.kappa)
+    else:
+        two = factored(whole, hidden=hidden, kernels=kernels, draw=draw, groups=g)
+    return [two.first, two.second], two.off, two.rest
+
+
+def _signed(chain: Chain, kappa: float) -> list[Tensor]:
+    """Both signs of every hidden channel, all along a chain."""
+    weights = []
+    for i, weight in enumerate(chain.weights):
+        if i:
+            weight = torch.stack([weight, -weight], 2).flatten(1, 2) / kappa
+        if i < len(chain.weights) - 1:
+            weight = torch.stack([weight, -weight], 1).flatten(0, 1)
+        weights.append(weight)
+    return weights
+
+
+def _sides(layer: Layer, how: Split, off: Sizes, rest: Sizes) -> list[Sides]:
+    """Padding of each layer: all in front, or between them too where that was asked for."""
+    nothing: Sides = ((0, 0),) * len(layer.kernel)
+    if layer.extra is not None:
+        return [layer.sides if i == _transposed(layer, how) else nothing for i in range(2)]
+    between = [nothing] * len(how.widths)
+    if how.border != "exact":
+        between = [centred(kernel, layer.dilation) for kernel in how.kernels[1:]]
+    taken = [
+        [sum(pair[e] for pair in column) for e in (0, 1)] for column in zip(*between, strict=True)
+    ]
+    first = tuple(
+        (p + d * o - t[0], q + d * r - t[1])
+        for (p, q), d, o, r, t in zip(layer.sides, layer.dilation, off, rest, taken, strict=True)
+    )
+    if any(min(pair) < 0 for pair in first):
+        raise Unsupported(
+            f"border={how.border!r} needs more padding than the layer has ({layer.sides}): use "
+            f"border='exact'"
+        )
+    return [first, *between]
