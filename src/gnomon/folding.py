@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gnomon import insertion
+from gnomon import insertion, param_groups
+from gnomon.activations import PActivation, PBatchNorm
 from gnomon.blocks import R2RBlock, carry, carry_gradients
 from gnomon.edit import ModuleEdit
 from gnomon.errors import Stale, Unsupported
@@ -25,8 +26,10 @@ def fold(
     old ones may have become one. Raises Stale if there is no such block any more.
     """
     block = dict(model.named_modules()).get(edit.place)
+    if isinstance(block, PActivation | PBatchNorm):
+        return _fold_gate(model, edit, block, optimizers, surgery)
     if not isinstance(block, R2RBlock):
-        raise Stale(f"there is no R2RBlock '{edit.place}': plan again")
+        raise Stale(f"there is nothing to fold at '{edit.place}': plan again")
     if edit.spec["class"] == path_of(R2RBlock):
         surgery.on_undo(_setting(block, block.form))
         block.fold(edit.spec["arguments"]["form"])
@@ -53,6 +56,21 @@ def fold(
         for piece in several
     }
     return layers, moved
+
+
+def _fold_gate(
+    model: nn.Module,
+    edit: ModuleEdit,
+    module: PActivation | PBatchNorm,
+    optimizers: Sequence[Optimizer],
+    surgery: Surgery,
+) -> tuple[nn.Module, dict[str, str]]:
+    """Put the plain activation or norm in the place of one with gates, which leave."""
+    plain = module.fold()
+    surgery.on_undo(insertion.replace(model, edit.place, plain)[1])
+    for undo in param_groups.take_place(optimizers, module, plain, edit.place):
+        surgery.on_undo(undo)
+    return plain, {}
 
 
 def _refuse_shared(model: nn.Module, block: R2RBlock, place: str) -> None:

@@ -31,7 +31,7 @@ from gnomon.decompose.feasible import (
     smallest_kernels,
     smallest_width,
 )
-from gnomon.decompose.pairs import antisymmetric, base_and_pairs, paired
+from gnomon.decompose.pairs import antisymmetric, base_and_pairs, base_width, paired
 from gnomon.decompose.papers import Attempt, alternating, least_squares, matrix, shrinking_loop
 from gnomon.decompose.paths import Paths, added, joined
 from gnomon.decompose.scale import balanced_std, equalised, spread
@@ -55,6 +55,7 @@ __all__ = [
     "antisymmetric",
     "balanced_std",
     "base_and_pairs",
+    "base_width",
     "bordered",
     "case",
     "centred",

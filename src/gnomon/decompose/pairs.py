@@ -33,19 +33,27 @@ def base_and_pairs(
     kernels: tuple[Kernel, Kernel],
     draw: Draw,
     kappa: float | None = None,
+    bias: Tensor | None = None,
+    free: Tensor | None = None,
     off: Kernel | None = None,
     groups: int = 1,
 ) -> Factors:
     """Two dense layers that compute `weight`, exact under same-size padding, by the picture above.
 
-    weight: (O, I / groups, *K). kappa: of the activation in between, None if there is none (or a
-    linear one). The base takes O channels, or I where only the second kernel holds the layer; a
-    bias in between is then allowed only in the first case. See `Factors.paddings` and `centred`.
-    Raises CannotPreserve if neither kernel or too few channels hold the layer.
+    weight: (O, I / groups, *K). kappa: of the activation in between, None if there is none or a
+    linear one. bias: (O,) of the layer. free: hidden biases, one for each channel of `base_width`
+    and none for pairs; only where F1 holds the layer, as it does if K1 covers K and there is room.
+    Pad the second layer by `centred(K2)`: `Factors.paddings`. Raises CannotPreserve if neither
+    kernel, or too few channels, hold the layer.
     """
     weight = checked(weight)
     shapes = shapes_of(weight, hidden, kernels, groups)
-    base, solved = _base(shapes, kappa is not None)
+    base, solved = base_width(shapes, twice=kappa is not None)
+    if free is not None and solved == "second":
+        raise CannotPreserve(
+            f"{asked(shapes)} cannot have biases between: taps of the second layer meet padding. "
+            "Leave them out, or take a first kernel that covers the layer's"
+        )
     plain = factored(
         weight,
         hidden=base * groups,
@@ -55,13 +63,17 @@ def base_and_pairs(
         taps=(1,) * len(shapes.kernel),
         solved=solved,
         groups=groups,
-    )
+    ).biased(bias, free)
     through = plain if kappa is None else antisymmetric(plain, kappa)
     return paired(through, (shapes.hidden - through.hidden // groups) // 2, draw)
 
 
-def _base(shapes: Shapes, twice: bool) -> tuple[int, Solved]:
-    """Channels of the base, before it is doubled, and which of its layers is solved for."""
+def base_width(shapes: Shapes, *, twice: bool) -> tuple[int, Solved]:
+    """Channels of the base in each group, before it is doubled, and which layer is solved for.
+
+    twice: whether both signs of each are needed. As few as hold the layer, so that most are pairs.
+    Raises CannotPreserve if neither kernel, or too few channels, hold it.
+    """
     found: list[tuple[int, Solved]] = []
     if all(a >= k for a, k in zip(shapes.first, shapes.kernel, strict=True)):
         found.append((shapes.out, "first"))

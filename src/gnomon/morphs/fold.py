@@ -1,21 +1,23 @@
-"""Fold: an R2R block in another form, or in ordinary layers, computing the same."""
+"""Fold: a block or a P-activation into ordinary layers, computing the same."""
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor, nn
 
+from gnomon.activations import PActivation, PBatchNorm
 from gnomon.blocks import R2RBlock
 from gnomon.edit import ModuleEdit
-from gnomon.errors import Unsupported
+from gnomon.errors import GrowthError, Unsupported
 from gnomon.flops import block_flops, grown_flops
 from gnomon.morphs.places import find, only_visit
 from gnomon.morphs.subject import Subject
 from gnomon.plan import Plan
 from gnomon.rules import R2R
-from gnomon.spec import describe
+from gnomon.spec import Spec, describe
 
 Form = Literal["native", "concatenated", "parallel"]
 
@@ -23,6 +25,8 @@ Form = Literal["native", "concatenated", "parallel"]
 @dataclass(frozen=True)
 class Fold:
     """Bring the `R2RBlock` at a path into another form; optimizer state goes along.
+
+    Also a `PActivation` or `PBatchNorm` whose gates have arrived at 0 or 1, into the plain one.
 
     into: "native" replaces it by ordinary layers, when no more blocks are to come;
           "concatenated" and "parallel" switch how it is computed and keep its parameters.
@@ -45,31 +49,43 @@ class Fold:
         return f"Fold({self.where!r}, into={self.into!r})"
 
     def plan(self, subject: Subject, seed: int) -> Plan:
-        """The replacement. Raises Unsupported for what is no R2RBlock, or cannot be one layer."""
-        block = find(subject.model, self.where)
-        if not isinstance(block, R2RBlock):
-            raise Unsupported(
-                f"{self} cannot be done: '{self.where}' is a {type(block).__name__}, not a "
-                f"gnomon.R2RBlock"
-            )
-        (x,) = only_visit(subject, block, self.where).inputs
+        """The replacement. Raises Unsupported for what cannot fold, or not yet."""
+        module = find(subject.model, self.where)
+        (x,) = only_visit(subject, module, self.where).inputs
         assert isinstance(x, Tensor)
-        if self.into == block.form:
-            raise Unsupported(f"{self} cannot be done: it has this form already")
-        spec, more, work = describe(block), 0, 0
-        if self.into == "native":
-            native = block.native()[0]
-            spec, more = describe(native), _size(native) - _size(block)
-            work = block_flops(native, x.shape) - block_flops(block, x.shape)
-        else:
-            spec["arguments"]["form"] = self.into
+        try:
+            spec, plain = self._folded(module)
+        except GrowthError as refusal:
+            raise type(refusal)(f"{self} cannot be done: {refusal}") from None
         flops, _ = grown_flops(subject.analysis, {})
+        work = block_flops(plain, x.shape) - block_flops(module, x.shape)
         return Plan(
             str(self), R2R(), seed, subject.fingerprint, {}, (), (), (),
-            parameters=(subject.parameters, subject.parameters + more),
+            parameters=(subject.parameters, subject.parameters + _size(plain) - _size(module)),
             flops=(flops, flops + work // max(1, len(x))),
             modules=(ModuleEdit("replace", self.where, spec, "folded"),),
         )  # fmt: skip
+
+    def _folded(self, module: nn.Module) -> tuple[Spec, nn.Module]:
+        """What will stand there: its spec, and a module of its shapes."""
+        if isinstance(module, PActivation | PBatchNorm):
+            if self.into != "native":
+                raise Unsupported(f"a {type(module).__name__} folds into='native' only")
+            plain = copy.deepcopy(module).fold()
+            return describe(plain), plain
+        if not isinstance(module, R2RBlock):
+            raise Unsupported(
+                f"'{self.where}' is a {type(module).__name__}, not a gnomon.R2RBlock, PActivation "
+                f"or PBatchNorm"
+            )
+        if self.into == module.form:
+            raise Unsupported("it has this form already")
+        if self.into == "native":
+            plain = module.native()[0]
+            return describe(plain), plain
+        spec = describe(module)
+        spec["arguments"]["form"] = self.into
+        return spec, module
 
 
 def _size(module: nn.Module) -> int:
