@@ -85,6 +85,20 @@ def test_the_lines_about_depth_run_as_written():
     assert isinstance(net.block, nn.Sequential)
 
 
+def test_the_lines_about_morphism_run_as_written(capsys):
+    x = torch.randn(4, 3, 16, 16)
+    model = ResNetCifar10(1 / 8)
+    names = {"gn": gn, "nn": nn, "model": model, "example_inputs": x}
+    names["optimizer"] = torch.optim.AdamW(model.parameters())
+    with torch.no_grad():
+        before = model.eval()(x)
+    first, second = code_blocks("docs/morphism.md")
+    exec(first, names)
+    assert torch.allclose(model.eval()(x), before, atol=1e-5)
+    exec(second, {})
+    assert "e-" in capsys.readouterr().out
+
+
 def test_the_branch_of_the_page_on_zero_starts_is_zero():
     names = {}
     exec(code_blocks("docs/zero-starts.md")[0], names)

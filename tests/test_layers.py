@@ -12,12 +12,14 @@ from gnomon.layers import sizes_of
 ROOT = Path(gnomon.__file__).parent
 
 ORDER = """
-errors, axes, draw -> decompose -> embedding -> rules -> ops -> tape, snapshot -> spec -> edit, findings
--> groups -> notation -> plan -> fill, optimizers, fingerprint, neighbour, ending
--> shared, first_gradients -> surgery, insertion -> activations, blocks -> param_groups -> flops, layers, padding -> planner
--> verify, statistics, wrapped -> zero -> making, templates -> splitting -> replacing, branching, folding -> additions -> calibration -> morphs
+errors, axes, draw -> decompose, embedding -> rules -> ops -> tape, snapshot -> spec
+-> edit, findings -> groups -> notation -> plan -> fill, optimizers, fingerprint, neighbour, ending
+-> shared, first_gradients -> surgery, insertion -> activations, blocks -> param_groups
+-> flops, layers, padding -> planner -> verify, statistics, wrapped -> zero -> making, templates
+-> splitting -> replacing, branching, folding -> additions -> calibration -> morphs
 -> prediction -> algebra, repair, receipt -> trial -> grower
--> checkpoint, share, schedule -> models -> callbacks, evolution -> lab -> report -> cli
+-> checkpoint, share, schedule -> simulation -> models -> callbacks, evolution
+-> lab -> report -> cli
 """
 LEVEL = {name.strip(): i for i, level in enumerate(ORDER.split("->")) for name in level.split(",")}
 

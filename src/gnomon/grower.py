@@ -36,7 +36,7 @@ from gnomon.surgery import (
     refuse_live_graph,
     undone_on_error,
 )
-from gnomon.tape import calls_of, owned_tensors
+from gnomon.tape import Call, calls_of, owned_tensors
 from gnomon.trial import refuse, tied_in_code
 from gnomon.verify import (
     Before,
@@ -111,6 +111,16 @@ class Grower:
         self._structure = digest
         self._analysis = refuse(found, self._tied)
         return self._analysis
+
+    @property
+    def calls(self) -> list[Call]:
+        """The example inputs, one (positional, keywords) per call."""
+        return self._calls
+
+    @property
+    def ops(self) -> dict[str, OpRule]:
+        """The op rules of the user's own."""
+        return self._ops
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -202,7 +212,7 @@ class Grower:
     def _prove(
         self, plan: Plan, analysis: Analysis, surgery: Surgery, before: Before | None
     ) -> tuple[Plan, Proof]:
-        sizes = _leaf_sizes(plan, analysis)
+        sizes = leaf_sizes(plan, analysis)
         if sizes:
             prediction = Prediction(analysis, sizes)
             repaired = repair(self.model, self._calls, prediction, surgery)
@@ -228,7 +238,8 @@ def on_cpu() -> contextlib.AbstractContextManager[object]:
     return contextlib.nullcontext() if usual else torch.device("cpu")
 
 
-def _leaf_sizes(plan: Plan, analysis: Analysis) -> dict[Axis, int]:
+def leaf_sizes(plan: Plan, analysis: Analysis) -> dict[Axis, int]:
+    """The new size of each axis that a plan grows."""
     leaf = {g.name: g.leaf for g in analysis.groups}
     return {leaf[name]: size for name, size in plan.sizes.items() if name in leaf}
 

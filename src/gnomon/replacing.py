@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
+import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from gnomon.draw import Draw
 from gnomon.edit import ModuleEdit
-from gnomon.errors import Stale
+from gnomon.errors import BadCheckpoint, Stale
 from gnomon.spec import Factories, build
-from gnomon.splitting import Split, layer_of, split, write
+from gnomon.splitting import Border, Split, Way, layer_of, split, write
 
 
 def options_of(how: Split) -> dict[str, Any]:
@@ -27,27 +28,38 @@ def options_of(how: Split) -> dict[str, Any]:
 
 
 def split_of(options: Mapping[str, Any]) -> Split:
-    """The split that `options_of` wrote."""
-    return Split(
-        tuple(map(int, options["widths"])),
-        tuple(tuple(map(int, kernel)) for kernel in options["kernels"]),
-        options["border"],
-        options["way"],
-        float(options["kappa"]),
-    )
+    """The split that `options_of` wrote. Raises BadCheckpoint for anything else."""
+    try:
+        how = Split(
+            tuple(map(int, options["widths"])),
+            tuple(tuple(map(int, kernel)) for kernel in options["kernels"]),
+            options["border"],
+            options["way"],
+            float(options["kappa"]),
+        )
+        known = how.border in get_args(Border) and how.way in get_args(Way)
+        sizes = [*how.widths, *(k for kernel in how.kernels for k in kernel)]
+        valid = known and how.kappa > 0 and min(sizes) > 0
+    except (KeyError, TypeError, ValueError, OverflowError):
+        valid = False
+    if not valid:
+        raise BadCheckpoint(f"a layer cannot be split by {dict(options)}: plan again")
+    return how
 
 
 def factored_module(
     old: nn.Module, edit: ModuleEdit, key: str, seed: int, factories: Factories
 ) -> nn.Module:
     """The row of layers that computes what `old` does. Raises GrowthError if there is none."""
-    module = build(edit.spec, factories)
-    like = next(old.parameters())
-    module.to(like.device)
-    layers = split(layer_of(old), split_of(edit.options), Draw(seed, key))
+    how, layer = split_of(edit.options), layer_of(old)
+    with torch.random.fork_rng(devices=[]):  # constructors draw
+        module = build(edit.spec, factories)
+    module.to(layer.weight.device)
     places = [m for m in module.modules() if isinstance(m, nn.Linear | _ConvNd)]
-    if len(places) != len(layers):
-        raise Stale(f"'{edit.place}' was planned as {len(places)} layers, not {len(layers)}")
-    for place, layer in zip(places, layers, strict=True):
-        write(layer, place)
-    return module
+    planned = [place.weight.shape[2:] for place in places]
+    widths = [layer_of(place).weight.shape[0] for place in places[:-1]]
+    if [tuple(k) for k in planned] != list(how.kernels) or widths != list(how.widths):
+        raise Stale(f"'{edit.place}' was planned as other layers than {how}: plan again")
+    for place, made in zip(places, split(layer, how, Draw(seed, key)), strict=True):
+        write(made, place)
+    return module.requires_grad_(any(p.requires_grad for p in old.parameters()))

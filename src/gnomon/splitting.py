@@ -7,7 +7,7 @@ between them it would put zeros in the place of numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,21 +15,39 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from gnomon.decompose import Chain, antisymmetric, base_and_pairs, centred, chained, factored
+from gnomon.decompose import (
+    Chain,
+    antisymmetric,
+    base_and_pairs,
+    base_width,
+    case,
+    centred,
+    chained,
+    factored,
+    middle,
+    shapes_of,
+)
+from gnomon.decompose.chain import _plan as lefts_of
 from gnomon.decompose.compose import Sides
+from gnomon.decompose.factors import Factors
+from gnomon.decompose.refusal import asked, no_case
 from gnomon.draw import Draw
-from gnomon.errors import Unsupported
+from gnomon.errors import CannotPreserve, Unsupported
 from gnomon.padding import padding_of
+
+MOST_MEMORY = 1_500_000_000  # bytes that solving for a layer may take
 
 Sizes = tuple[int, ...]
 Border = Literal["exact", "same", "interior"]
 Way = Literal["linear", "gate", "pairs"]
-_CONV: Mapping[int, Callable[..., nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-_TRANSPOSED: Mapping[int, Callable[..., nn.Module]] = {
+_CONV: Mapping[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+_TRANSPOSED: Mapping[int, type[nn.Module]] = {
     1: nn.ConvTranspose1d,
     2: nn.ConvTranspose2d,
     3: nn.ConvTranspose3d,
 }
+_LAYERS: tuple[type[nn.Module], ...] = (nn.Linear, *_CONV.values(), *_TRANSPOSED.values())
+_COMPUTING = ("forward", "_conv_forward", "__call__")
 _PADS = {"zeros": "ConstantPad", "constant": "ConstantPad", "reflect": "ReflectionPad"}
 _PADS |= {"replicate": "ReplicationPad", "circular": "CircularPad"}
 
@@ -64,9 +82,21 @@ class Layer:
 
 def layer_of(module: nn.Module) -> Layer:
     """What a layer of torch.nn holds. Raises Unsupported for any other module."""
+    kind = type(module).__name__
+    if not isinstance(module, nn.Linear | _ConvNd):
+        raise Unsupported(f"a {kind} is not a plain linear layer or convolution")
     weight, bias = module._parameters.get("weight"), module._parameters.get("bias")
-    if weight is None or not isinstance(module, nn.Linear | _ConvNd):
-        raise Unsupported(f"a {type(module).__name__} is not a plain linear layer or convolution")
+    if weight is None:
+        raise Unsupported("its weight is computed (a parametrization): bake it first")
+    plain = next(cls for cls in _LAYERS if isinstance(module, cls))
+    if any(getattr(type(module), n, None) is not getattr(plain, n, None) for n in _COMPUTING):
+        raise Unsupported(f"a {kind} computes something else than a {plain.__name__}")
+    more = {*module._parameters, *module._buffers, *module._modules} - {"weight", "bias"}
+    if more:
+        raise Unsupported(
+            f"it holds more than a weight and a bias: {sorted(more)}, which would be lost. Bake "
+            f"parametrizations first; blocks that Deepen put behind it on a hook stay where it is"
+        )
     if not weight.is_floating_point():
         raise Unsupported(f"its weights are {weight.dtype}: only floats can be split")
     if isinstance(module, nn.Linear):
@@ -86,24 +116,31 @@ def module_of(layer: Layer) -> nn.Module:
     like, bias = layer.weight, layer.bias is not None
     dims = len(layer.kernel)
     if not dims:
-        made: nn.Module = nn.Linear(into, out, bias=bias)
+        made = _made(like, nn.Linear, into, out, bias=bias)
     elif layer.extra is not None:
-        made = _TRANSPOSED[dims](
-            into, out, layer.kernel, layer.stride, tuple(a for a, _ in layer.sides), layer.extra,
-            bias=bias, dilation=layer.dilation,
+        made = _made(
+            like, _TRANSPOSED[dims], into, out, layer.kernel, layer.stride,
+            tuple(a for a, _ in layer.sides), layer.extra, bias=bias, dilation=layer.dilation,
         )  # fmt: skip
     else:
         even = all(a == b for a, b in layer.sides)
         padding = tuple(a for a, _ in layer.sides) if even else (0,) * dims
         mode = "zeros" if layer.mode == "constant" or not even else layer.mode
-        made = _CONV[dims](
-            into, out, layer.kernel, layer.stride, padding, layer.dilation, layer.groups,
-            bias=bias, padding_mode=mode,
+        made = _made(
+            like, _CONV[dims], into, out, layer.kernel, layer.stride, padding,
+            layer.dilation, layer.groups, bias=bias, padding_mode=mode,
         )  # fmt: skip
         made = made if even else nn.Sequential(_pad(layer), made)
-    made.to(device=like.device, dtype=like.dtype)
     write(layer, made)
     return made
+
+
+def _made(like: Tensor, cls: type[nn.Module], *args: object, **options: object) -> nn.Module:
+    """A layer of the device and dtype of a weight; its constructor draws no random numbers."""
+    module: nn.Module = torch.nn.utils.skip_init(  # type: ignore[no-untyped-call]
+        cls, *args, **options, device=like.device, dtype=like.dtype
+    )
+    return module
 
 
 def _pad(layer: Layer) -> nn.Module:
@@ -147,11 +184,10 @@ def split(layer: Layer, how: Split, draw: Draw | None) -> list[Layer]:
     Raises CannotPreserve if there are no such layers, Unsupported for what is not done here.
     """
     _check(layer, how)
-    whole = layer.weight.double().cpu()
     if draw is None:
         weights, off, rest = _hollow(layer, how)
     else:
-        weights, off, rest = _solved(whole, layer, how, draw)
+        weights, off, rest = _solved(layer.weight.double().cpu(), layer, how, draw)
     sides = _sides(layer, how, off, rest)
     strided = _strided(how)
     layers = []
@@ -186,6 +222,9 @@ def _check(layer: Layer, how: Split) -> None:
         raise Unsupported(f"antisymmetric pairs need even widths, not {how.widths}")
     if layer.extra is not None and (len(how.widths) > 1 or _transposed(layer, how) is None):
         raise Unsupported("a transposed convolution splits off one layer of 1x1 only")
+    at = _transposed(layer, how)
+    if at is not None and how.kernels[at] != layer.kernel:
+        raise Unsupported(f"a transposed convolution keeps its kernel, {layer.kernel}: Enlarge it")
     if how.border == "same" and len(how.widths) > 1:
         raise Unsupported("border='same' is there for two layers, not for a row of more")
 
@@ -208,6 +247,7 @@ def _strided(how: Split) -> int:
 
 
 def _hollow(layer: Layer, how: Split) -> tuple[list[Tensor], Sizes, Sizes]:
+    """Zeros of the new shapes, if there are such layers, and where G lies in them."""
     g = layer.groups
     channels = [layer.weight.shape[1] * g, *how.widths, layer.weight.shape[0]]
     weights = [
@@ -215,9 +255,37 @@ def _hollow(layer: Layer, how: Split) -> tuple[list[Tensor], Sizes, Sizes]:
         for into, out, kernel in zip(channels, channels[1:], how.kernels, strict=False)
     ]
     extent = tuple(sum(ks) - len(how.kernels) + 1 for ks in zip(*how.kernels, strict=True))
-    off = tuple((e - k) // 2 for e, k in zip(extent, layer.kernel, strict=True))
+    off = _place(layer, how)
     rest = tuple(e - k - o for e, k, o in zip(extent, layer.kernel, off, strict=True))
     return weights, off, rest
+
+
+def _place(layer: Layer, how: Split) -> Sizes:
+    """Taps before those of G, as solving will leave them. Raises CannotPreserve if it cannot."""
+    g, pairs = layer.groups, how.way == "pairs"
+    halves = [width // (2 if pairs else 1) for width in how.widths]
+    ends = how.kernels[0], how.kernels[-1]
+    if len(halves) == 1:
+        shapes = shapes_of(layer.weight, halves[0], ends, g)
+        if how.border == "same":
+            base_width(shapes_of(layer.weight, how.widths[0], ends, g), twice=pairs)
+        elif case(shapes) is None:
+            raise CannotPreserve(no_case(shapes))
+        return middle(layer.kernel, *ends)
+    whole = shapes_of(layer.weight, halves[-1], ends, g)
+    lefts = lefts_of(whole, [width // g for width in halves], how.kernels)
+    if lefts is None:
+        raise CannotPreserve(
+            f"{asked(whole)} has no such row with {how.widths} channels between: some split has "
+            f"fewer unknowns than equations. Take widths that do not grow from one to the next, "
+            f"and none below the outputs"
+        )
+    kernel, off = layer.kernel, (0,) * len(layer.kernel)
+    for left, last in zip(lefts, reversed(how.kernels[1:]), strict=True):
+        off = tuple(a + b for a, b in zip(off, middle(kernel, left, last), strict=True))
+        kernel = left
+    inside = middle(kernel, how.kernels[0], (1,) * len(off))
+    return tuple(a + b for a, b in zip(off, inside, strict=True))
 
 
 def _solved(
@@ -236,11 +304,22 @@ def _solved(
             whole, hidden=hidden, kernels=kernels, draw=draw, kappa=kappa, groups=g
         )
     elif pairs:
-        half = factored(whole, hidden=hidden // 2, kernels=kernels, draw=draw, groups=g)
-        two = antisymmetric(half, how.kappa)
+        two = antisymmetric(_dense(whole, hidden // 2, kernels, draw, g), how.kappa)
     else:
-        two = factored(whole, hidden=hidden, kernels=kernels, draw=draw, groups=g)
+        two = _dense(whole, hidden, kernels, draw, g)
     return [two.first, two.second], two.off, two.rest
+
+
+def _dense(
+    whole: Tensor, hidden: int, kernels: tuple[Sizes, Sizes], draw: Draw, groups: int
+) -> Factors:
+    """Solved for as a whole, or a small base and pairs where that would take too much memory."""
+    try:
+        return factored(
+            whole, hidden=hidden, kernels=kernels, draw=draw, groups=groups, budget=MOST_MEMORY
+        )
+    except Unsupported:
+        return base_and_pairs(whole, hidden=hidden, kernels=kernels, draw=draw, groups=groups)
 
 
 def _signed(chain: Chain, kappa: float) -> list[Tensor]:

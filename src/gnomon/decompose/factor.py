@@ -81,11 +81,16 @@ def solved_in_groups(
     kept = [chosen.shapes.first[i] for i in dims], [chosen.taps[i] for i in dims]
     whole = system([dimensions[i] for i in dims], *kept)
     parts = [_solved(part, chosen, whole, at, draw) for part in weight.chunk(groups)]
-    first, second = (torch.cat(layer) for layer in zip(*(part[:2] for part in parts), strict=True))
+    first, second = _joined([part[0] for part in parts]), _joined([part[1] for part in parts])
     seen = chosen.shapes
     extent = [a + b - 1 for a, b in zip(seen.first, seen.second, strict=True)]
     rest = tuple(size - k - o for size, k, o in zip(extent, seen.kernel, at, strict=True))
     return Factors(first, second, max(part[2] for part in parts), at, rest, groups)
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """The groups one after the other; a single one without a copy."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def _solved(

@@ -105,8 +105,9 @@ def memory(case: Case, rows: int | None = None) -> int:
     numbers = (
         2 * size**2  # the matrix and its factor
         + (taps * shapes.out) ** 2  # products of the given layer's taps
-        + 3 * unknown * shapes.hidden * shapes.into
-        + 5 * columns
-        + 3 * taps * shapes.out * shapes.hidden
+        + 4 * unknown * shapes.hidden * shapes.into
+        + 6 * columns
+        + 4 * taps * shapes.out * shapes.hidden
+        + 2**22  # what the matrix products pack
     )
     return 8 * numbers

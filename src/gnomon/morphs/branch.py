@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 
 from gnomon.branching import Branches, branched, options_of
 from gnomon.edit import ModuleEdit
 from gnomon.errors import GrowthError
 from gnomon.flops import block_flops, grown_flops
-from gnomon.morphs.factor import refuse_tied
-from gnomon.morphs.places import find, only_visit
+from gnomon.morphs.factor import refuse_misfit, refuse_tied
+from gnomon.morphs.places import find, input_of, only_visit
 from gnomon.morphs.subject import Subject
 from gnomon.plan import Plan
 from gnomon.rules import NetMorph
@@ -73,14 +73,15 @@ class Branch:
         """The replacement, its weights still to be drawn. Raises GrowthError."""
         module = find(subject.model, self.where)
         try:
+            layer = layer_of(module)
             visit = only_visit(subject, module, self.where)
-            refuse_tied(subject, module, self.where)
-            how = self._how(len(layer_of(module).kernel), layer_of(module).kernel)
+            x = input_of(visit)
+            how = self._how(len(layer.kernel), layer.kernel)
             made = branched(module, how, None)
+            refuse_tied(subject, module, self.where)
+            refuse_misfit(subject, self.where, made)
         except GrowthError as refusal:
             raise type(refusal)(f"{self} cannot be done: {refusal}") from None
-        x = visit.inputs[0]
-        assert isinstance(x, Tensor)
         flops, _ = grown_flops(subject.analysis, {})
         work = block_flops(made, x.shape) - block_flops(module, x.shape)
         edit = ModuleEdit(
@@ -89,7 +90,7 @@ class Branch:
         return Plan(
             str(self), NetMorph(), seed, subject.fingerprint, {}, (), (), (),
             parameters=(subject.parameters, subject.parameters + _size(made) - _size(module)),
-            flops=(flops, flops + work // max(1, len(x))),
+            flops=(flops, flops + work // subject.examples),
             modules=(edit,),
         )  # fmt: skip
 

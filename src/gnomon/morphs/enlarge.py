@@ -15,7 +15,7 @@ from gnomon.edit import AttributeEdit, AttributeValue, DimEdit, TensorEdit, Widt
 from gnomon.embedding import Embedding, monomial
 from gnomon.errors import GrowthError, Unsupported
 from gnomon.flops import grown_flops, more_flops
-from gnomon.morphs.places import find, only_visit
+from gnomon.morphs.places import find, input_of, only_visit
 from gnomon.morphs.subject import Subject
 from gnomon.padding import Padding, padding_of
 from gnomon.plan import Plan
@@ -64,8 +64,7 @@ class Enlarge:
         try:
             layer, weight = _convolution(subject, self.where)
             visit = only_visit(subject, layer, self.where)
-            x = visit.inputs[0]
-            assert isinstance(x, Tensor)
+            x = input_of(visit)
             taps, padding = self._taps(layer, weight, tuple(x.shape[2 - weight.dim() :]))
         except GrowthError as refusal:
             raise type(refusal)(f"{self} cannot be done: {refusal}") from None
@@ -88,7 +87,7 @@ class Enlarge:
             attributes=_attributes(self.where, layer, padding),
             widths=tuple(WidthChange(n, e.old, e.size, e.size) for n, e in grown.items()),
             parameters=(subject.parameters, subject.parameters + added),
-            flops=(flops, flops + more_flops(ops, weight, sizes) // max(1, len(x))),
+            flops=(flops, flops + more_flops(ops, weight, sizes) // subject.examples),
         )  # fmt: skip
 
     def _taps(

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from torch import Tensor, nn
+import torch
+from torch import nn
 
+from gnomon import insertion
 from gnomon.activations import PActivation, PBatchNorm
 from gnomon.decompose import Geometry, frame
 from gnomon.edit import ModuleEdit
 from gnomon.errors import GrowthError, Unsupported
 from gnomon.flops import block_flops, grown_flops
-from gnomon.morphs.places import find, only_visit
+from gnomon.morphs.places import find, input_of, only_visit
 from gnomon.morphs.subject import Subject
 from gnomon.neighbour import slope_of_odd_part
 from gnomon.plan import Plan
@@ -23,8 +26,10 @@ from gnomon.replacing import options_of
 from gnomon.rules import NetMorph
 from gnomon.spec import describe
 from gnomon.splitting import Border, Layer, Split, Way, layer_of, module_of, split
+from gnomon.tape import record
 
 _NORMS = {0: nn.BatchNorm1d, 1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 Kernel = int | tuple[int, ...]
 
 
@@ -73,6 +78,7 @@ class Factor:
 
     def __str__(self) -> str:
         phi = f", activation={type(self.activation).__name__}()" if self.activation else ""
+        phi += ", norm=True" if self.norm else ""
         border = f", border={self.border!r}" if self.border != "exact" else ""
         return f"Factor({self.where!r}, mid={self.mid}, kernels={self.kernels}{phi}{border})"
 
@@ -80,16 +86,20 @@ class Factor:
         """The replacement, its weights still to be solved for. Raises GrowthError."""
         module = find(subject.model, self.where)
         try:
-            visit = only_visit(subject, module, self.where)
-            refuse_tied(subject, module, self.where)
             layer = layer_of(module)
+            x = input_of(only_visit(subject, module, self.where))
+            if self.norm and x.dim() != 2 + len(layer.kernel):
+                raise Unsupported(
+                    f"a BatchNorm between needs inputs of {2 + len(layer.kernel)} dimensions, with "
+                    f"the batch first, not {tuple(x.shape)}: leave out norm="
+                )
             how, notes = self._how(layer)
             row = split(layer, how, None)
             made = self._module(row, how)
+            refuse_tied(subject, module, self.where)
+            refuse_misfit(subject, self.where, made)
         except GrowthError as refusal:
             raise type(refusal)(f"{self} cannot be done: {refusal}") from None
-        x = visit.inputs[0]
-        assert isinstance(x, Tensor)
         more = sum(p.numel() for p in made.parameters()) - sum(
             p.numel() for p in module.parameters()
         )
@@ -104,7 +114,7 @@ class Factor:
             str(self), NetMorph(), seed, subject.fingerprint, {}, (), (), (),
             notes=tuple(notes),
             parameters=(subject.parameters, subject.parameters + more),
-            flops=(flops, flops + work // max(1, len(x))),
+            flops=(flops, flops + work // subject.examples),
             modules=(edit,),
         )  # fmt: skip
 
@@ -120,7 +130,7 @@ class Factor:
     def _way(self, mids: Sequence[int], out: int) -> tuple[Way, float, list[str]]:
         if self.activation is None:
             return "linear", 1.0, ["linear between the new layers"]
-        kappa = slope_of_odd_part(self.activation)
+        kappa = _slope(self.activation)
         name = type(self.activation).__name__
         if kappa and not self.norm and all(n >= 2 * out and n % 2 == 0 for n in mids):
             return "pairs", kappa, [f"through {name} by antisymmetric pairs"]
@@ -143,6 +153,16 @@ class Factor:
         return nn.Sequential(made)
 
 
+def _slope(activation: nn.Module) -> float | None:
+    """kappa with phi(x) - phi(-x) = kappa x, or None; what it cannot be is said by PActivation."""
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):  # it may draw, as dropout
+        warnings.simplefilter("ignore")
+        try:
+            return slope_of_odd_part(activation)
+        except Exception:  # whatever foreign code raises on a vector
+            return None
+
+
 def _frame_note(row: Sequence[Layer], sizes: tuple[int, ...]) -> str:
     """How wide the frame is in which two padded layers differ from the one they replace."""
     width = [0] * len(sizes)
@@ -159,15 +179,36 @@ def _frame_note(row: Sequence[Layer], sizes: tuple[int, ...]) -> str:
     )
 
 
-def _size(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
-
-
 def refuse_tied(subject: Subject, module: nn.Module, path: str) -> None:
-    """Raise Unsupported for parameters that something else uses, or that are computed."""
+    """Raise Unsupported if something else uses a layer's parameters, or hooks hang on it."""
     own = {id(p) for p in module.parameters()}
     for name, parameter in subject.model.named_parameters(remove_duplicate=False):
         if id(parameter) in own and not name.startswith(f"{path}."):
             raise Unsupported(f"'{name}' is also a parameter of '{path}': replacing unties it")
-    if "weight" not in module._parameters:
-        raise Unsupported(f"the weight of '{path}' is computed or missing: bake it first")
+    for op in (op for recording in subject.analysis.recordings for op in recording.ops):
+        if module not in op.path and any(id(t) in own for t in op.tensors()):
+            raise Unsupported(
+                f"the code also uses a parameter of '{path}' outside of it, in {op.name}, and "
+                f"would go on using the old one"
+            )
+    if any(getattr(module, hooks) for hooks in _HOOKS):
+        raise Unsupported(f"'{path}' has hooks, which would be lost: take them off first")
+
+
+def refuse_misfit(subject: Subject, path: str, made: nn.Module) -> None:
+    """Raise Unsupported if the code does not run with another module in the place of a layer."""
+    _, undo = insertion.replace(subject.model, path, made)
+    try:
+        for call in subject.calls:
+            for training in (False, True):
+                fake = subject.analysis.fake
+                record(subject.model, call, training=training, fake=fake, keep=False)
+    except GrowthError:
+        raise
+    except Exception as fault:  # whatever a foreign forward raises
+        raise Unsupported(
+            f"with other layers in the place of '{path}' the code does not run "
+            f"({type(fault).__name__}: {fault})"
+        ) from fault
+    finally:
+        undo()

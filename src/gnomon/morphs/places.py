@@ -108,6 +108,14 @@ def only_visit(subject: Subject, module: nn.Module, path: str) -> Visit:
     return next(v for v in subject.analysis.recordings[0].visits if v.module is module)
 
 
+def input_of(visit: Visit) -> Tensor:
+    """The tensor that a module was called on. Raises Unsupported if it came by keyword."""
+    x = visit.inputs[0] if visit.inputs else None
+    if not isinstance(x, Tensor):
+        raise Unsupported("the code gives it its input by keyword: give it by position")
+    return x
+
+
 class _Probe(nn.Module):
     """Passes a tensor on, and remembers which."""
 

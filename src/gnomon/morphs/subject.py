@@ -38,6 +38,12 @@ class Subject:
         """How many numbers the model learns."""
         return sum(p.numel() for p in self.model.parameters())
 
+    @property
+    def examples(self) -> int:
+        """How many the first recorded call holds, as FLOPs are counted for one."""
+        first = self.analysis.recordings[0].inputs[0]
+        return max(1, first.shape[0]) if first.dim() else 1
+
     def again(self) -> Analysis:
         """The analysis of the model as it is now: a morph may try something and undo it."""
         return analyse(self.model, self.calls, self.ops)

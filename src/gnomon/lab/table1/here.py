@@ -13,8 +13,9 @@ from gnomon.errors import GrowthError
 from gnomon.grower import Grower, Morph
 from gnomon.lab.table1.method import ADDED, Refused
 from gnomon.lab.table1.networks import NewLayers, Small, Stream, inputs_of
-from gnomon.morphs import Deepen, Widen
-from gnomon.rules import Net2Net, Rule
+from gnomon.morphs import Deepen, Factor, Widen
+from gnomon.neighbour import slope_of_odd_part
+from gnomon.rules import Net2Net, NetMorph, Rule
 
 Net = TypeVar("Net", Small, Stream)
 
@@ -40,11 +41,22 @@ class Here:
 
     def deepen(self, net: Small, new: NewLayers) -> tuple[Small, str]:
         """More layers behind `act`, and which of two ways was taken."""
+        if isinstance(self.rule, NetMorph):
+            return self._factor(net, "read", net.read, new)
         return self._deepen(net, "act", net.read.in_features, new)
 
     def deepen_stream(self, net: Stream, new: NewLayers) -> Stream:
         """More layers beside a residual connection."""
+        if isinstance(self.rule, NetMorph):
+            return self._factor(net, "body.read", net.body.read, new)[0]
         return self._deepen(net, "body.act", net.body.read.in_features, new)[0]
+
+    def _factor(self, net: Net, at: str, layer: nn.Linear, new: NewLayers) -> tuple[Net, str]:
+        """Network morphism adds layers by making several of one."""
+        widths = (2 * max(layer.in_features, layer.out_features),) * new.layers
+        morph = Factor(at, mid=widths, activation=new.activation(), norm=new.norm)
+        kind = "antisymmetric pairs" if slope_of_odd_part(new.activation()) else "P-activation"
+        return _grown(net, morph, examples=new.examples), kind
 
     def _deepen(self, net: Net, at: str, width: int, new: NewLayers) -> tuple[Net, str]:
         identity = isinstance(self.rule, Net2Net)

@@ -17,8 +17,9 @@ _TOP = """\
 
 Painter's Table 1 compares three ways to grow a network by nine properties. Here every cell is a
 small program that runs twice: on the transform *as published*, written out in plain tensors, and
-on gnomon's rule of the same name (*here*: `Widen` and `Deepen` with `R2R()`, `Net2Net()` and
-`NetMorph()`). A cell without a mark is as the paper says; **more** and **less** are not.
+on gnomon's rule of the same name (*here*: `Widen` and `Deepen` with `R2R()` and `Net2Net()`;
+`Widen` with `NetMorph()`, and `Factor`). A cell without a mark is as the paper says; **more** and
+**less** are not.
 """
 
 _READING = """\
@@ -69,7 +70,8 @@ _CORRECTIONS = """\
 - **Even** is not needed: three twins are read by b1, b2, -(b1 + b2). One new channel joins an old
   one and shares its readers; only then does R2R touch existing parameters.
 - **NetMorph deepens**: its own paper splits a layer, G = F2 F1, around a mixture of f(x) and x
-  that is x at the start: exact for any f. gnomon does not do this yet.
+  that is x at the start: exact for any f that acts per entry. Here `Factor` does it; where
+  f(x) - f(-x) = c x it goes through f itself, by antisymmetric pairs.
 """
 
 _FOOT = """\
