@@ -17,14 +17,13 @@ from gnomon.errors import BadCheckpoint, GrowthError, NotProved, Stale, Unsuppor
 from gnomon.first_gradients import FirstGradients
 from gnomon.folding import fold
 from gnomon.groups import Analysis
-from gnomon.making import make, start
+from gnomon.making import Started, make, start
 from gnomon.ops.context import Op
 from gnomon.plan import Plan
 from gnomon.replacing import factored_module
 from gnomon.spec import Factories, build, classes_of, factories_needed
 from gnomon.surgery import Surgery
 from gnomon.tape import Call, owned_tensors, record
-from gnomon.zero import ZeroStart
 
 # Modules that are made from the one whose place they take.
 DERIVED = {"factored": factored_module, "branched": branched_module}
@@ -40,11 +39,11 @@ _WAYS = {
 class Added:
     """What was put in.
 
-    modules: in the order of the plan, each with how it starts; twins are told by their ZeroStart.
+    modules: in the order of the plan, each with the parts of it that were made zero.
     renamed: state_dict names that moved.
     """
 
-    modules: tuple[tuple[nn.Module, ModuleEdit, ZeroStart | None], ...] = ()
+    modules: tuple[tuple[nn.Module, ModuleEdit, Started], ...] = ()
     renamed: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -64,13 +63,13 @@ def add_modules(
     if not plan.modules:
         return Added()
     begun, before = time.perf_counter(), insertion.names(model)
-    modules: list[tuple[nn.Module, ModuleEdit, ZeroStart | None]] = []
+    modules: list[tuple[nn.Module, ModuleEdit, Started]] = []
     moved: dict[str, str] = {}
     settled: set[int] = set()
     for number, edit in enumerate(plan.modules):
         if edit.start == "folded":
             module, renamed = fold(model, edit, optimizers, surgery)
-            modules.append((module, edit, None))
+            modules.append((module, edit, ()))
             moved |= renamed
         else:
             key = f"{plan.modules[0].place}|{number}"
@@ -96,7 +95,7 @@ def add_modules(
 
 def _add(
     model: nn.Module, edit: ModuleEdit, key: str, seed: int, surgery: Surgery
-) -> tuple[nn.Module, ModuleEdit, ZeroStart | None]:
+) -> tuple[nn.Module, ModuleEdit, Started]:
     if edit.start in DERIVED:
         module = DERIVED[edit.start](
             model.get_submodule(edit.place), edit, key, seed, classes_of(model)

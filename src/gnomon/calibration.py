@@ -11,10 +11,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from gnomon.activations import PBatchNorm
 from gnomon.additions import Added
 from gnomon.edit import ModuleEdit
+from gnomon.making import Started
 from gnomon.ops.context import Op
 from gnomon.statistics import Sums, batch_sums, measure_statistics
 from gnomon.tape import Call, owned_tensors, record
-from gnomon.zero import ZeroStart, equalise
+from gnomon.zero import equalise
 
 
 def calibrate(model: nn.Module, calls: Sequence[Call], added: Added) -> None:
@@ -40,7 +41,7 @@ def _measure(
     module: nn.Module,
     names: dict[int, str],
     edit: ModuleEdit,
-    started: ZeroStart | None,
+    started: Started,
 ) -> None:
     fresh = [m for m in module.modules() if isinstance(m, _BatchNorm) and not _trained(m)]
     buffers = [b for m in fresh for b in (m.running_mean, m.running_var) if b is not None]
@@ -49,14 +50,8 @@ def _measure(
         for buffer in buffers:
             if names[id(buffer)] in measured:
                 buffer.copy_(measured[names[id(buffer)]])
-        if started is not None:
-            equalise(_branch(module), started)
-
-
-def _branch(module: nn.Module) -> nn.Module:
-    body = module.body
-    assert isinstance(body, nn.Module)
-    return body
+        for part, zero in started:
+            equalise(part, zero)
 
 
 def _trained(norm: _BatchNorm) -> bool:

@@ -11,7 +11,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from gnomon.blocks import Residual
+from gnomon.blocks import R2RBlock, Residual
 from gnomon.draw import Draw
 from gnomon.edit import ModuleEdit
 from gnomon.errors import CannotPreserve, GrowthError, Unsupported
@@ -34,19 +34,26 @@ def make(edit: ModuleEdit, key: str, seed: int, factories: Factories) -> nn.Modu
     return module
 
 
-def start(module: nn.Module, edit: ModuleEdit, key: str, seed: int) -> ZeroStart | None:
+Started = tuple[tuple[nn.Module, ZeroStart], ...]
+
+
+def start(module: nn.Module, edit: ModuleEdit, key: str, seed: int) -> Started:
     """Bring a module to where it starts: zero in its branch, or the identity.
 
+    Returns the networks that were made zero; of an `R2RBlock` each of its blocks.
     Raises CannotPreserve, Unsupported or NotProved if it cannot start there.
     """
     if edit.start == "zero":
         assert isinstance(module, Residual)
-        return make_zero(
-            module.body, [_example(module, edit)], twins=edit.twins, allow_dead=False, seed=seed
+        body, calls = module.body, [_example(module, edit)]
+        parts = list(body.branches) if isinstance(body, R2RBlock) else [body]
+        return tuple(
+            (part, make_zero(part, calls, twins=edit.twins, allow_dead=False, seed=seed))
+            for part in parts
         )
     if edit.start == "identity":
         set_identity(module, Draw(seed, key))
-    return None
+    return ()
 
 
 def check_shape(module: nn.Module, edit: ModuleEdit) -> None:
