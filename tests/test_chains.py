@@ -134,6 +134,7 @@ toys = st.sampled_from([TOYS[name] for name in TOYS if name not in LEFT_OUT])
 networks = st.one_of(residual_networks(), residual_networks(), toys)
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 @pytest.mark.parametrize("examples", [15, pytest.param(1000, marks=pytest.mark.slow)])
 def test_a_chain_of_growth_steps_keeps_the_function(examples):
     done = Counter()

@@ -18,18 +18,22 @@ from gnomon.morphs import Branch, Deepen, Enlarge, Factor, Fold, Widen
 from gnomon.plan import Plan
 from gnomon.receipt import Receipt
 from gnomon.rules import R2R, Hybrid, Net2Net, NetMorph, RandPad, Rule
+from gnomon.schedule import At, Every, OnPlateau, Timeline
 from gnomon.share import separate, share
+from gnomon.simulation import simulate
 from gnomon.zero import start_at_zero
 
 __version__ = "0.1.0"
 
 __all__ = [
     "R2R",
+    "At",
     "BadCheckpoint",
     "Branch",
     "CannotPreserve",
     "Deepen",
     "Enlarge",
+    "Every",
     "Factor",
     "Fold",
     "Group",
@@ -41,6 +45,7 @@ __all__ = [
     "NetMorph",
     "NoSuchGroup",
     "NotProved",
+    "OnPlateau",
     "Plan",
     "R2RBlock",
     "RandPad",
@@ -49,11 +54,13 @@ __all__ = [
     "Rule",
     "Slot",
     "Stale",
+    "Timeline",
     "Unsupported",
     "Widen",
     "load",
     "save",
     "separate",
     "share",
+    "simulate",
     "start_at_zero",
 ]
