@@ -23,7 +23,7 @@ from gnomon.plan import Plan
 from gnomon.replacing import factored_module
 from gnomon.spec import Factories, build, classes_of, factories_needed
 from gnomon.surgery import Surgery
-from gnomon.tape import Call, owned_tensors, record
+from gnomon.tape import Call, Recording, owned_tensors, record
 
 # Modules that are made from the one whose place they take.
 DERIVED = {"factored": factored_module, "branched": branched_module}
@@ -164,7 +164,7 @@ def check_runs(model: nn.Module, calls: Sequence[Call], analysis: Analysis, adde
     replaced = any(edit.how == "replace" for _, edit, _ in added.modules)
     modes = [(call, training) for call in calls for training in (False, True)]
     for (call, training), old in zip(modes, analysis.recordings, strict=True):
-        run = record(model, call, training=training, fake=analysis.fake)
+        run = _run(model, call, training, analysis.fake)
         for module, edit, _ in added.modules:
             times = sum(visit.module is module for visit in run.visits)
             if times != 1:
@@ -177,6 +177,18 @@ def check_runs(model: nn.Module, calls: Sequence[Call], analysis: Analysis, adde
                 f"with a block behind '{added.modules[0][1].place}' the code takes another path: "
                 f"the operations around it are not those of before. Everything was undone"
             )
+
+
+def _run(model: nn.Module, call: Call, training: bool, fake: bool) -> Recording:
+    try:
+        return record(model, call, training=training, fake=fake)
+    except GrowthError:
+        raise
+    except Exception as fault:  # whatever foreign code raises
+        raise Unsupported(
+            f"with the new modules the model does not run on the example inputs "
+            f"({type(fault).__name__}: {fault}). Everything was undone"
+        ) from fault
 
 
 def _names(ops: Sequence[Op], new: set[int]) -> list[str]:

@@ -20,6 +20,7 @@ from gnomon.decompose import (
     antisymmetric,
     base_and_pairs,
     base_width,
+    bordered,
     case,
     centred,
     chained,
@@ -299,15 +300,29 @@ def _solved(
     (hidden,), (k1, k2) = how.widths, how.kernels
     kernels = (k1, k2)
     if how.border == "same":
-        kappa = how.kappa if pairs else None
-        two = base_and_pairs(
-            whole, hidden=hidden, kernels=kernels, draw=draw, kappa=kappa, groups=g
-        )
+        two = _same_size(whole, layer, how, draw)
     elif pairs:
         two = antisymmetric(_dense(whole, hidden // 2, kernels, draw, g), how.kappa)
     else:
         two = _dense(whole, hidden, kernels, draw, g)
     return [two.first, two.second], two.off, two.rest
+
+
+def _same_size(whole: Tensor, layer: Layer, how: Split, draw: Draw) -> Factors:
+    """Hidden maps of the same size: solved for with the borders if that can be, else pairs."""
+    (hidden,), (k1, k2), g = how.widths, how.kernels, layer.groups
+    if how.way != "pairs" and layer.mode == "zeros":
+        off, rest = _hollow(layer, how)[1:]
+        before, behind = _sides(layer, how, off, rest)
+        try:
+            return bordered(
+                whole, hidden=hidden, kernels=(k1, k2), padding=(before, behind), draw=draw,
+                dilation=layer.dilation, groups=g, budget=MOST_MEMORY,
+            )  # fmt: skip
+        except (CannotPreserve, Unsupported):
+            pass  # too few channels between, or too large: pairs will do
+    kappa = how.kappa if how.way == "pairs" else None
+    return base_and_pairs(whole, hidden=hidden, kernels=(k1, k2), draw=draw, kappa=kappa, groups=g)
 
 
 def _dense(
