@@ -130,8 +130,14 @@ def test_new_paths_join_the_layers_group_and_are_not_kicked(name):
         assert min(moved) > 0 and (name == "SGD" or max(moved) <= 1.2 * RATE), i
 
 
-@pytest.mark.parametrize("toy", [t for t in TOYS if t not in ("batched_product", "autoencoder")])
-def test_every_layer_of_every_toy_branches(toy, tmp_path):
+# Factoring goes through all toys; these have one of each kind of layer.
+SOME = (
+    "mlp densenet conv_flatten_linear resnext conv1d conv3d weight_normed attention splits".split()
+)
+
+
+@pytest.mark.parametrize("toy", SOME)
+def test_every_layer_of_a_toy_branches(toy, tmp_path):
     old, inputs = TOYS[toy].model(), TOYS[toy].example()
     new = copy.deepcopy(old)
     grower = gn.Grower(new, inputs)

@@ -35,7 +35,7 @@ def assert_kept(layer, morph, x=X, limit=1e-11):
 @pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular"])
 @pytest.mark.parametrize(
     ("own", "kernels"),
-    [(3, (3, 3)), (3, (2, 2)), (2, (4, 3)), ((1, 4), ((2, 3), (1, 2))), (1, (2, 3)), (4, (1, 4))],
+    [(3, (3, 3)), (2, (4, 3)), ((1, 4), ((2, 3), (1, 2))), (1, (2, 3)), (4, (1, 4))],
 )
 def test_kernels_of_any_parity_stride_dilation_groups_and_mode(own, kernels, mode):
     for padding, stride, dilation, groups in (0, 1, 2, 1), (1, 2, 1, 2), (1, 3, 2, 2):
@@ -45,11 +45,11 @@ def test_kernels_of_any_parity_stride_dilation_groups_and_mode(own, kernels, mod
         assert_kept(conv, gn.Factor("0", mid=24, kernels=kernels, activation=nn.ReLU()))
 
 
-@pytest.mark.parametrize("widths", [(8, 4), (24, 12), (12, 12)])
+@pytest.mark.parametrize("widths", [(8, 4), (24, 16)])
 @pytest.mark.parametrize("kernels", [(3, 3, 1), (3, 2, 2), (2, 2, 4), (1, 3, 1), (4, 3, 2)])
 def test_chains_lie_where_their_weights_are(kernels, widths):
     """G is not always in the middle of the composed kernel: 3x3 as 3x3, 3x3, 1x1 once was not."""
-    for activation in (None, nn.Tanh()):
+    for activation in (nn.Tanh(), nn.LeakyReLU(0.25)):  # as pairs: kappa = 1.25, in every gap
         morph = gn.Factor("0", mid=widths, kernels=kernels, activation=activation)
         assert_kept(nn.Conv2d(4, 4, 3, padding=1), morph)
 

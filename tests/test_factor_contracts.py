@@ -83,7 +83,7 @@ def test_flops_are_those_of_torchs_counter():
         assert counter.get_total_flops() // len(f.inputs) == f.receipts[-1].flops[1]
 
 
-@pytest.mark.parametrize("toy", WITH_LAYERS)
+@pytest.mark.parametrize("toy", WITH_LAYERS[::3])
 def test_a_factored_model_comes_back_from_its_file_bit_for_bit(toy, tmp_path):
     f = factored(toy)
     gn.save(f.grower, tmp_path / "f.safetensors")
@@ -145,7 +145,7 @@ def test_factored_then_wider_then_factored_again(toy):
     assert any(isinstance(m, PActivation) for m in model.modules()) or toy == "conv1d"
 
 
-@pytest.mark.parametrize("toy", ["mlp", "conv1d", "resnext", "attention"])
+@pytest.mark.parametrize("toy", ["mlp", "conv1d", "attention"])
 def test_in_float32_within_1e_5_and_in_bfloat16_within_the_models_own_noise(toy):
     for dtype, tolerance in (torch.float32, 1e-5), (torch.bfloat16, 2.0**-6):
         f = factored(toy, dtype)

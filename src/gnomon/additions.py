@@ -84,13 +84,18 @@ def add_modules(
         surgery.on_undo(undo)
     for undo in param_groups.join(optimizers, model, new):
         surgery.on_undo(undo)
+    _begin(optimizers, [p for p in model.parameters() if id(p) in fresh - before.keys()], surgery)
+    surgery.seconds += time.perf_counter() - begun
+    return Added(tuple(modules), moved)
+
+
+def _begin(optimizers: Sequence[Optimizer], new: Sequence[nn.Parameter], surgery: Surgery) -> None:
+    """Let RMSprop's first steps of whole new parameters be no longer than its later ones."""
     for optimizer in (o for o in optimizers if isinstance(o, RMSprop)):
         hook, take_off = FirstGradients.of(optimizer)
         surgery.on_undo(take_off)
-        for parameter in new.values():
+        for parameter in new:
             surgery.on_undo(hook.begin(parameter))
-    surgery.seconds += time.perf_counter() - begun
-    return Added(tuple(modules), moved)
 
 
 def _add(

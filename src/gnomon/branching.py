@@ -18,8 +18,8 @@ from gnomon.decompose.compose import Sides
 from gnomon.draw import Draw
 from gnomon.edit import ModuleEdit
 from gnomon.errors import BadCheckpoint, Unsupported
+from gnomon.plain_layer import Layer, Sizes, layer_of, module_of
 from gnomon.spec import Factories
-from gnomon.splitting import Layer, Sizes, layer_of, module_of
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from torch.nn.modules.conv import _ConvNd
 from gnomon.draw import Draw
 from gnomon.edit import ModuleEdit
 from gnomon.errors import BadCheckpoint, Stale
+from gnomon.plain_layer import layer_of, write
 from gnomon.spec import Factories, build
-from gnomon.splitting import Border, Split, Way, layer_of, split, write
+from gnomon.splitting import Border, Split, Way, split
 
 
 def options_of(how: Split) -> dict[str, Any]:

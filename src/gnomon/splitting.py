@@ -1,19 +1,16 @@
-"""A layer as tensors, and split into several that together compute the same.
+"""Split a layer into several in a row that together compute the same.
 
-Linear layers have no spatial dimensions; transposed convolutions are seen the other way round.
 Padding goes in front of the first of the new layers, where it is exact whatever they contain;
 between them it would put zeros in the place of numbers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch import Tensor
 
 from gnomon.decompose import (
     Chain,
@@ -26,143 +23,20 @@ from gnomon.decompose import (
     chained,
     factored,
     middle,
+    placed,
     shapes_of,
 )
-from gnomon.decompose.chain import _plan as lefts_of
 from gnomon.decompose.compose import Sides
 from gnomon.decompose.factors import Factors
 from gnomon.decompose.refusal import asked, no_case
 from gnomon.draw import Draw
 from gnomon.errors import CannotPreserve, Unsupported
-from gnomon.padding import padding_of
+from gnomon.plain_layer import Layer, Sizes
 
 MOST_MEMORY = 1_500_000_000  # bytes that solving for a layer may take
 
-Sizes = tuple[int, ...]
 Border = Literal["exact", "same", "interior"]
 Way = Literal["linear", "gate", "pairs"]
-_CONV: Mapping[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-_TRANSPOSED: Mapping[int, type[nn.Module]] = {
-    1: nn.ConvTranspose1d,
-    2: nn.ConvTranspose2d,
-    3: nn.ConvTranspose3d,
-}
-_LAYERS: tuple[type[nn.Module], ...] = (nn.Linear, *_CONV.values(), *_TRANSPOSED.values())
-_COMPUTING = ("forward", "_conv_forward", "__call__")
-_PADS = {"zeros": "ConstantPad", "constant": "ConstantPad", "reflect": "ReflectionPad"}
-_PADS |= {"replicate": "ReplicationPad", "circular": "CircularPad"}
-
-
-@dataclass(frozen=True, eq=False)
-class Layer:
-    """A linear or convolutional layer.
-
-    weight: (O, I / groups, *K); of a transposed one too. sides: padding (before, after).
-    extra:  output_padding of a transposed convolution, None for others.
-    """
-
-    weight: Tensor
-    bias: Tensor | None
-    sides: Sides = ()
-    stride: Sizes = ()
-    dilation: Sizes = ()
-    groups: int = 1
-    mode: str = "zeros"
-    extra: Sizes | None = None
-
-    @property
-    def kernel(self) -> Sizes:
-        """Taps per spatial dimension."""
-        return tuple(self.weight.shape[2:])
-
-    @property
-    def points(self) -> bool:
-        """Whether it looks at one position at a time."""
-        return all(k == 1 for k in self.kernel)
-
-
-def layer_of(module: nn.Module) -> Layer:
-    """What a layer of torch.nn holds. Raises Unsupported for any other module."""
-    kind = type(module).__name__
-    if not isinstance(module, nn.Linear | _ConvNd):
-        raise Unsupported(f"a {kind} is not a plain linear layer or convolution")
-    weight, bias = module._parameters.get("weight"), module._parameters.get("bias")
-    if weight is None:
-        raise Unsupported("its weight is computed (a parametrization): bake it first")
-    plain = next(cls for cls in _LAYERS if isinstance(module, cls))
-    if any(getattr(type(module), n, None) is not getattr(plain, n, None) for n in _COMPUTING):
-        raise Unsupported(f"a {kind} computes something else than a {plain.__name__}")
-    more = {*module._parameters, *module._buffers, *module._modules} - {"weight", "bias"}
-    if more:
-        raise Unsupported(
-            f"it holds more than a weight and a bias: {sorted(more)}, which would be lost. Bake "
-            f"parametrizations first; blocks that Deepen put behind it on a hook stay where it is"
-        )
-    if not weight.is_floating_point():
-        raise Unsupported(f"its weights are {weight.dtype}: only floats can be split")
-    if isinstance(module, nn.Linear):
-        return Layer(weight.detach(), bias)
-    held = padding_of(module)
-    sides = tuple(zip(held.before, held.after, strict=True))
-    if isinstance(module, _ConvTransposeNd) and module.groups > 1:
-        raise Unsupported("a transposed convolution in groups cannot be split")
-    own = weight.detach()
-    own = own.transpose(0, 1) if held.extra is not None else own
-    return Layer(own, bias, sides, held.stride, held.dilation, module.groups, held.mode, held.extra)
-
-
-def module_of(layer: Layer) -> nn.Module:
-    """A layer of torch.nn, with a padding module in front where both sides differ."""
-    out, into = layer.weight.shape[0], layer.weight.shape[1] * layer.groups
-    like, bias = layer.weight, layer.bias is not None
-    dims = len(layer.kernel)
-    if not dims:
-        made = _made(like, nn.Linear, into, out, bias=bias)
-    elif layer.extra is not None:
-        made = _made(
-            like, _TRANSPOSED[dims], into, out, layer.kernel, layer.stride,
-            tuple(a for a, _ in layer.sides), layer.extra, bias=bias, dilation=layer.dilation,
-        )  # fmt: skip
-    else:
-        even = all(a == b for a, b in layer.sides)
-        padding = tuple(a for a, _ in layer.sides) if even else (0,) * dims
-        mode = "zeros" if layer.mode == "constant" or not even else layer.mode
-        made = _made(
-            like, _CONV[dims], into, out, layer.kernel, layer.stride, padding,
-            layer.dilation, layer.groups, bias=bias, padding_mode=mode,
-        )  # fmt: skip
-        made = made if even else nn.Sequential(_pad(layer), made)
-    write(layer, made)
-    return made
-
-
-def _made(like: Tensor, cls: type[nn.Module], *args: object, **options: object) -> nn.Module:
-    """A layer of the device and dtype of a weight; its constructor draws no random numbers."""
-    module: nn.Module = torch.nn.utils.skip_init(  # type: ignore[no-untyped-call]
-        cls, *args, **options, device=like.device, dtype=like.dtype
-    )
-    return module
-
-
-def _pad(layer: Layer) -> nn.Module:
-    cls = getattr(nn, f"{_PADS[layer.mode]}{len(layer.kernel)}d")
-    flat = tuple(n for sides in reversed(layer.sides) for n in sides)
-    made: nn.Module = cls(flat, 0.0) if _PADS[layer.mode] == "ConstantPad" else cls(flat)
-    return made
-
-
-@torch.no_grad()
-def write(layer: Layer, module: nn.Module) -> None:
-    """Put the layer's numbers into the module that `module_of` made for its shapes."""
-    own = module[1] if isinstance(module, nn.Sequential) else module
-    weight, bias = own._parameters["weight"], own._parameters.get("bias")
-    assert weight is not None
-    if weight.is_meta:
-        return
-    wanted = layer.weight.transpose(0, 1) if layer.extra is not None else layer.weight
-    weight.copy_(wanted)
-    if bias is not None:
-        bias.copy_(torch.zeros_like(bias) if layer.bias is None else layer.bias)
 
 
 @dataclass(frozen=True)
@@ -274,19 +148,13 @@ def _place(layer: Layer, how: Split) -> Sizes:
             raise CannotPreserve(no_case(shapes))
         return middle(layer.kernel, *ends)
     whole = shapes_of(layer.weight, halves[-1], ends, g)
-    lefts = lefts_of(whole, [width // g for width in halves], how.kernels)
-    if lefts is None:
+    off = placed(whole, [width // g for width in halves], how.kernels)
+    if off is None:
         raise CannotPreserve(
-            f"{asked(whole)} has no such row with {how.widths} channels between: some split has "
-            f"fewer unknowns than equations. Take widths that do not grow from one to the next, "
-            f"and none below the outputs"
+            f"{asked(whole)} has no such row with {how.widths} channels between: from whichever "
+            f"end it is split, some split has fewer unknowns than equations. Take more channels"
         )
-    kernel, off = layer.kernel, (0,) * len(layer.kernel)
-    for left, last in zip(lefts, reversed(how.kernels[1:]), strict=True):
-        off = tuple(a + b for a, b in zip(off, middle(kernel, left, last), strict=True))
-        kernel = left
-    inside = middle(kernel, how.kernels[0], (1,) * len(off))
-    return tuple(a + b for a, b in zip(off, inside, strict=True))
+    return off
 
 
 def _solved(

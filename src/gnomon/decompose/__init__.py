@@ -11,7 +11,7 @@ from gnomon.decompose.borders import (
     support,
     surely_exact_on_line,
 )
-from gnomon.decompose.chain import Chain, chained
+from gnomon.decompose.chain import Chain, chained, placed
 from gnomon.decompose.compose import (
     Geometry,
     Sides,
@@ -78,6 +78,7 @@ __all__ = [
     "middle",
     "mismatch",
     "paired",
+    "placed",
     "second_bias",
     "shapes_of",
     "shrinking_loop",

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from gnomon.decompose.compose import Sides, embedded, second_bias
@@ -70,12 +71,15 @@ def chained(
     if len(widths) + 1 != len(kernels):
         raise ValueError(f"{len(kernels)} kernels need one width between each two, not {widths}")
     whole = shapes_of(weight, widths[-1] if widths else groups, (kernels[0], kernels[-1]), groups)
-    lefts = _plan(whole, [width // groups for width in widths], kernels)
+    each = [width // groups for width in widths]
+    lefts = _plan(whole, each, kernels)
+    if lefts is None and _plan(whole.mirrored, each[::-1], kernels[::-1]) is not None:
+        return _mirrored(weight, widths, kernels, draw, groups, budget)
     if lefts is None:
         raise CannotPreserve(
             f"{asked(whole)} cannot be a row of {' - '.join(map(words, kernels))} with "
-            f"{' - '.join(map(str, widths))} channels between: some split has fewer unknowns than "
-            "equations. Take at least the widest of the layer's channels everywhere between"
+            f"{' - '.join(map(str, widths))} channels between: from whichever end it is split, "
+            "some split has fewer unknowns than equations. Take more channels between"
         )
     weights, residual = [], 0.0
     off, rest = [(0,) * len(kernels[0])] * 2
@@ -90,6 +94,46 @@ def chained(
     after = _gap(kernels[0], tuple(weight.shape[2:]), place)
     weights.append(embedded(weight, kernels[0], place))
     return Chain(tuple(weights[::-1]), residual, _sum(off, place), _sum(rest, after), groups)
+
+
+def _mirrored(
+    weight: Tensor,
+    widths: Sequence[int],
+    kernels: Sequence[Kernel],
+    draw: Draw,
+    groups: int,
+    budget: int | None,
+) -> Chain:
+    """The same with input and output in each other's place: split off from the front."""
+    seen = _turned(weight, groups)
+    chain = chained(
+        seen, widths=widths[::-1], kernels=kernels[::-1], draw=draw, groups=groups, budget=budget
+    )
+    weights = tuple(_turned(w, groups) for w in reversed(chain.weights))
+    return replace(chain, weights=weights)
+
+
+def _turned(weight: Tensor, groups: int) -> Tensor:
+    """(O, I / groups, *K) to (I, O / groups, *K), group by group."""
+    return torch.cat([part.transpose(0, 1) for part in weight.chunk(groups)]).contiguous()
+
+
+def placed(whole: Shapes, widths: Sequence[int], kernels: Sequence[Kernel]) -> Kernel | None:
+    """Taps of the row before those of the layer, as `chained` leaves them; None if it cannot be.
+
+    whole, widths: in one group.
+    """
+    for seen, each, sizes in (
+        (whole, list(widths), list(kernels)),
+        (whole.mirrored, list(widths)[::-1], list(kernels)[::-1]),
+    ):
+        lefts = _plan(seen, each, sizes)
+        if lefts is not None:
+            kernel, off = whole.kernel, (0,) * len(whole.kernel)
+            for left, last in zip(lefts, reversed(sizes[1:]), strict=True):
+                off, kernel = _sum(off, middle(kernel, left, last)), left
+            return _sum(off, middle(kernel, sizes[0], (1,) * len(off)))
+    return None
 
 
 def _plan(whole: Shapes, widths: Sequence[int], kernels: Sequence[Kernel]) -> list[Kernel] | None:

@@ -13,10 +13,10 @@ from gnomon.flops import block_flops, grown_flops
 from gnomon.morphs.factor import refuse_misfit, refuse_tied
 from gnomon.morphs.places import find, input_of, only_visit
 from gnomon.morphs.subject import Subject
+from gnomon.plain_layer import layer_of
 from gnomon.plan import Plan
 from gnomon.rules import NetMorph
 from gnomon.spec import describe
-from gnomon.splitting import layer_of
 
 Kernel = int | tuple[int, ...]
 

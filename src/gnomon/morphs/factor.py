@@ -21,11 +21,12 @@ from gnomon.flops import block_flops, grown_flops
 from gnomon.morphs.places import find, input_of, only_visit
 from gnomon.morphs.subject import Subject
 from gnomon.neighbour import slope_of_odd_part
+from gnomon.plain_layer import Layer, layer_of, module_of
 from gnomon.plan import Plan
 from gnomon.replacing import options_of
 from gnomon.rules import NetMorph
 from gnomon.spec import describe
-from gnomon.splitting import Border, Layer, Split, Way, layer_of, module_of, split
+from gnomon.splitting import Border, Split, Way, split
 from gnomon.tape import record
 
 _NORMS = {0: nn.BatchNorm1d, 1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
