@@ -15,7 +15,7 @@ from gnomon.branching import branched_module
 from gnomon.edit import ModuleEdit
 from gnomon.errors import BadCheckpoint, GrowthError, NotProved, Stale, Unsupported
 from gnomon.first_gradients import FirstGradients
-from gnomon.folding import fold
+from gnomon.folding import fold, in_form
 from gnomon.groups import Analysis
 from gnomon.making import Started, make, start
 from gnomon.ops.context import Op
@@ -141,6 +141,8 @@ def build_for_load(
     model: nn.Module, edit: ModuleEdit, factories: Factories, most: int
 ) -> nn.Module:
     """The module without its values, for a file that holds `most` numbers. Raises BadCheckpoint."""
+    if "form" in edit.options:
+        return in_form(model, edit)
     known = {**classes_of(model), **factories}
     try:
         if not factories_needed(edit.spec):

@@ -13,7 +13,6 @@ from gnomon.blocks import R2RBlock, carry, carry_gradients
 from gnomon.edit import ModuleEdit
 from gnomon.errors import Stale, Unsupported
 from gnomon.first_gradients import FirstGradients
-from gnomon.spec import path_of
 from gnomon.surgery import Surgery
 
 
@@ -30,10 +29,9 @@ def fold(
         return _fold_gate(model, edit, block, optimizers, surgery)
     if not isinstance(block, R2RBlock):
         raise Stale(f"there is nothing to fold at '{edit.place}': plan again")
-    if edit.spec["class"] == path_of(R2RBlock):
+    if "form" in edit.options:
         surgery.on_undo(_setting(block, block.form))
-        block.fold(edit.spec["arguments"]["form"])
-        return block, {}
+        return in_form(model, edit), {}
     _refuse_shared(model, block, edit.place)
     layers, pieces = block.native()
     carry_gradients(block, layers, pieces)
@@ -79,6 +77,14 @@ def _refuse_shared(model: nn.Module, block: R2RBlock, place: str) -> None:
     for name, parameter in model.named_parameters(remove_duplicate=False):
         if id(parameter) in own and not name.startswith(f"{place}."):
             raise Unsupported(f"'{name}' is also a parameter of '{place}': folding would untie it")
+
+
+def in_form(model: nn.Module, edit: ModuleEdit) -> nn.Module:
+    """Switch how the block at a place is computed; returns it. Raises Stale if there is none."""
+    block, form = dict(model.named_modules()).get(edit.place), edit.options["form"]
+    if not isinstance(block, R2RBlock) or form not in ("parallel", "concatenated"):
+        raise Stale(f"there is no R2RBlock '{edit.place}' to bring into form {form!r}")
+    return block.fold(form)
 
 
 def _setting(block: R2RBlock, form: str) -> Callable[[], None]:

@@ -17,7 +17,7 @@ from gnomon.morphs.places import find, only_visit
 from gnomon.morphs.subject import Subject
 from gnomon.plan import Plan
 from gnomon.rules import R2R
-from gnomon.spec import Spec, describe
+from gnomon.spec import Spec, describe, path_of
 
 Form = Literal["native", "concatenated", "parallel"]
 
@@ -59,11 +59,12 @@ class Fold:
             raise type(refusal)(f"{self} cannot be done: {refusal}") from None
         flops, _ = grown_flops(subject.analysis, {})
         work = block_flops(plain, x.shape) - block_flops(module, x.shape)
+        options = {} if self.into == "native" else {"form": self.into}
         return Plan(
             str(self), R2R(), seed, subject.fingerprint, {}, (), (), (),
             parameters=(subject.parameters, subject.parameters + _size(plain) - _size(module)),
             flops=(flops, flops + work // max(1, len(x))),
-            modules=(ModuleEdit("replace", self.where, spec, "folded"),),
+            modules=(ModuleEdit("replace", self.where, spec, "folded", options=options),),
         )  # fmt: skip
 
     def _folded(self, module: nn.Module) -> tuple[Spec, nn.Module]:
@@ -83,9 +84,7 @@ class Fold:
         if self.into == "native":
             plain = module.native()[0]
             return describe(plain), plain
-        spec = describe(module)
-        spec["arguments"]["form"] = self.into
-        return spec, module
+        return {"class": path_of(R2RBlock), "arguments": {}}, module
 
 
 def _size(module: nn.Module) -> int:
