@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import prod
@@ -249,7 +250,10 @@ def is_identity_on(activation: nn.Module, where: Range) -> bool:
 def slope_of_odd_part(activation: nn.Module) -> float | None:
     """kappa with phi(x) - phi(-x) = kappa x for all x, or None; found by calling it."""
     x = torch.linspace(-16.0, 16.0, 2001, dtype=torch.float64)
-    odd = _called(activation, x) - _called(activation, -x)
+    try:
+        odd = _called(activation, x) - _called(activation, -x)
+    except Exception:  # whatever foreign code raises on a vector: it does not act per entry
+        return None
     kappa = float(odd[-1] / x[-1])
     if abs(kappa) < 1e-3 or float((odd - kappa * x).abs().max()) > 1e-12:
         return None
@@ -257,6 +261,9 @@ def slope_of_odd_part(activation: nn.Module) -> float | None:
 
 
 def _called(activation: nn.Module, x: Tensor) -> Tensor:
-    with torch.no_grad():
-        y: Tensor = copy.deepcopy(activation).to("cpu", torch.float64)(x.clone())
+    """What a copy makes of a vector; one that draws, as dropout, leaves the generator alone."""
+    own = copy.deepcopy(activation).to("cpu", torch.float64)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        y: Tensor = own(x.clone())
     return y

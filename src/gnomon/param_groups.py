@@ -123,13 +123,14 @@ def _leave(optimizer: Optimizer, group: Group, parameter: nn.Parameter) -> Undo:
     place = next(i for i, p in enumerate(group["params"]) if p is parameter)
     for held in (group[k] for k in before):
         del held[place]
-    had, state = parameter in optimizer.state, optimizer.state.pop(parameter, None)
+    states = dict(optimizer.state)
+    optimizer.state.pop(parameter, None)
 
     def undo() -> None:
         for key, value in before.items():
             group[key][:] = value
-        if had:
-            optimizer.state[parameter] = state
+        optimizer.state.clear()  # put back in the old order
+        optimizer.state.update(states)
 
     return undo
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-import torch
 from torch import nn
 
 from gnomon import insertion
@@ -44,6 +42,7 @@ class Factor:
     activation: between them, a module such as nn.GELU(); None for nothing. Where the activation
              allows it and mid >= 2 * outputs, it is passed exactly by antisymmetric pairs; else it
              becomes a P-activation, (1 - a) phi + a id, that starts as the identity and is learned.
+             A PActivation of your own (a=1) asks for that in any case.
     norm:    a BatchNorm before each activation, as a P-norm that starts as the identity.
     border:  "exact" pads in front of the first layer only: hidden maps are larger. "same" keeps
              their size, still exact: one dense base tap and pairs that cancel. "interior" keeps
@@ -131,7 +130,9 @@ class Factor:
     def _way(self, mids: Sequence[int], out: int) -> tuple[Way, float, list[str]]:
         if self.activation is None:
             return "linear", 1.0, ["linear between the new layers"]
-        kappa = _slope(self.activation)
+        if isinstance(self.activation, PActivation):
+            return "gate", 1.0, ["the P-activation that was given, the identity where a = 1"]
+        kappa = slope_of_odd_part(self.activation)
         name = type(self.activation).__name__
         if kappa and not self.norm and all(n >= 2 * out and n % 2 == 0 for n in mids):
             return "pairs", kappa, [f"through {name} by antisymmetric pairs"]
@@ -149,19 +150,10 @@ class Factor:
                 made[f"norm{number}"] = PBatchNorm(_NORMS[dims](width)).to(layer.weight)
             if self.activation is not None:
                 phi = copy.deepcopy(self.activation)
-                gate = how.way == "gate"
-                made[f"activation{number}"] = (PActivation(phi) if gate else phi).to(layer.weight)
+                if how.way == "gate" and not isinstance(phi, PActivation):
+                    phi = PActivation(phi)
+                made[f"activation{number}"] = phi.to(layer.weight)
         return nn.Sequential(made)
-
-
-def _slope(activation: nn.Module) -> float | None:
-    """kappa with phi(x) - phi(-x) = kappa x, or None; what it cannot be is said by PActivation."""
-    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):  # it may draw, as dropout
-        warnings.simplefilter("ignore")
-        try:
-            return slope_of_odd_part(activation)
-        except Exception:  # whatever foreign code raises on a vector
-            return None
 
 
 def _frame_note(row: Sequence[Layer], sizes: tuple[int, ...]) -> str:
