@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any, get_args
 
@@ -11,7 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from gnomon.draw import Draw
 from gnomon.edit import ModuleEdit
-from gnomon.errors import BadCheckpoint, Stale
+from gnomon.errors import BadCheckpoint, NotProved, Stale
 from gnomon.plain_layer import layer_of, write
 from gnomon.spec import Factories, build
 from gnomon.splitting import Border, Split, Way, split
@@ -63,4 +64,29 @@ def factored_module(
         raise Stale(f"'{edit.place}' was planned as other layers than {how}: plan again")
     for place, made in zip(places, split(layer, how, Draw(seed, key)), strict=True):
         write(made, place)
+    if how.border == "interior":
+        _prove_inside(old, module, edit)
     return module.requires_grad_(any(p.requires_grad for p in old.parameters()))
+
+
+def _prove_inside(old: nn.Module, new: nn.Module, edit: ModuleEdit) -> None:
+    """Raise NotProved unless the layers agree inside the frame that the plan names.
+
+    On random inputs of the recorded shape, in float64: no comparison of whole models would tell.
+    """
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(edit.shape, generator=draw, dtype=torch.float64)
+    with torch.no_grad():
+        a, b = (copy.deepcopy(m).to("cpu", torch.float64).eval()(x) for m in (old, new))
+    try:
+        frame = [int(width) for width in edit.options["frame"]]
+        inside = tuple(slice(w, n - w) for w, n in zip(frame, a.shape[2:], strict=True))
+    except (KeyError, TypeError, ValueError):
+        raise BadCheckpoint(f"the plan for '{edit.place}' names no frame: plan again") from None
+    a, b = (y[(slice(None), slice(None), *inside)] for y in (a, b))
+    limit = 1e-11 if next(old.parameters()).dtype == torch.float64 else 1e-2
+    if a.shape != b.shape or not bool(((a - b).abs() <= limit * a.abs().max()).all()):
+        raise NotProved(
+            f"the layers for '{edit.place}' differ from it inside the frame of {frame} outputs. "
+            f"Everything was undone"
+        )

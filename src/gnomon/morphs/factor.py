@@ -104,12 +104,20 @@ class Factor:
             p.numel() for p in module.parameters()
         )
         work = block_flops(made, x.shape) - block_flops(module, x.shape)
+        options = options_of(how)
         if self.border == "interior":
-            notes.append(_frame_note(row, tuple(x.shape[2:])))
+            options["frame"] = _frame(row, tuple(x.shape[2:]))
+            width = " x ".join(map(str, options["frame"]))
+            notes.append(
+                f"border='interior': a frame of {width} outputs is wrong, once the biases between "
+                f"have learned at the latest; with a BatchNorm behind it, all others in train mode"
+            )
         flops, _ = grown_flops(subject.analysis, {})
         edit = ModuleEdit(
-            "replace", self.where, describe(made), "factored", options=options_of(how)
-        )
+            "replace", self.where, describe(made), "factored",
+            shape=tuple(x.shape),
+            options=options,
+        )  # fmt: skip
         return Plan(
             str(self), NetMorph(), seed, subject.fingerprint, {}, (), (), (),
             notes=tuple(notes),
@@ -156,8 +164,8 @@ class Factor:
         return nn.Sequential(made)
 
 
-def _frame_note(row: Sequence[Layer], sizes: tuple[int, ...]) -> str:
-    """How wide the frame is in which two padded layers differ from the one they replace."""
+def _frame(row: Sequence[Layer], sizes: tuple[int, ...]) -> list[int]:
+    """How wide the frame is in which padded layers differ from the one they replace."""
     width = [0] * len(sizes)
     for first, second in pairwise(row):
         one, two = (Geometry(x.sides, x.stride, x.dilation) for x in (first, second))
@@ -166,10 +174,7 @@ def _frame_note(row: Sequence[Layer], sizes: tuple[int, ...]) -> str:
         bias = first.bias is not None
         found = frame(full, one, two, kernels=kernels, sizes=sizes, bias=bias)  # type: ignore[arg-type]
         width = [w + max(pair) for w, pair in zip(width, found, strict=True)]
-    return (
-        f"border='interior': a frame of {' x '.join(map(str, width))} outputs is wrong; with a "
-        f"BatchNorm behind it, so are all others in train mode"
-    )
+    return width
 
 
 def refuse_tied(subject: Subject, module: nn.Module, path: str) -> None:
