@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from torch import nn
 
 import gnomon as gn
 from contracts import new_blocks, old_part
@@ -119,3 +120,29 @@ def test_new_entries_of_the_growth_before_last_are_still_looked_after(rule):
         gradient = old_part(p.grad, later, second).square() * (1 - 0.999**32)
         for label, block in new_blocks(kept / gradient, edit, first):
             assert block.min() > 0.4, f"{edit.name} {label}"
+
+
+def test_a_step_that_makes_its_gradients_by_a_closure_is_no_kick():
+    """Hooks run before the closure: the gradients they see are those of the step before."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)).double()
+    optimizer, x = torch.optim.Adam(model.parameters(), lr=0.01), torch.randn(32, 6).double()
+
+    def closure():
+        optimizer.zero_grad()
+        loss = (model(x) - 1).square().mean()
+        loss.backward()
+        return loss
+
+    for _ in range(20):
+        optimizer.step(closure)
+    optimizer.zero_grad()
+    gn.Grower(model, x, optimizer).grow(gn.Widen("0", add=6, rule=gn.NetMorph()))
+    for _ in range(12):
+        before = [p.detach().clone() for p in model.parameters()]
+        optimizer.step(closure)
+        moved = max(
+            float((p.detach() - b).abs().max())
+            for p, b in zip(model.parameters(), before, strict=True)
+        )
+        assert 0 < moved <= 1.2 * 0.01

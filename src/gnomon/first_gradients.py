@@ -46,7 +46,27 @@ class FirstGradients:
         hook = FirstGradients()
         return hook, optimizer.register_step_pre_hook(hook).remove
 
-    def __call__(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    def __call__(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
+        """Look at the gradients of this step; where a closure makes them, once it has.
+
+        `optimizer.step(closure)` runs its hooks first: the gradients are those of the last step
+        then. A hook may give other arguments to the step, here a closure that looks afterwards.
+        """
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if closure is None:
+            self.look(optimizer)
+            return None
+
+        def made() -> Any:
+            loss = closure()
+            with torch.no_grad():
+                self.look(optimizer)
+            return loss
+
+        return args[:1], {**kwargs, "closure": made}
+
+    def look(self, optimizer: Optimizer) -> None:
+        """Fit second moments to the gradients that the optimizer is about to use."""
         groups = {id(p): g for g in optimizer.param_groups for p in g["params"]}
         scale = _gradient_scale(optimizer)
         if self._stateless and scale is not None:

@@ -9,6 +9,7 @@ A schedule is data. What has happened so far is in a `Timeline`, which can be sa
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
@@ -209,11 +210,11 @@ class Timeline:
 
     def state_dict(self) -> dict[str, Any]:
         """What has happened so far, as plain data."""
-        return {"memory": self.memory, "grown": self.grown, "seed": self.seed}
+        return {"memory": copy.deepcopy(self.memory), "grown": self.grown, "seed": self.seed}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from there."""
-        self.memory, self.grown = dict(state["memory"]), int(state["grown"])
+        self.memory, self.grown = copy.deepcopy(dict(state["memory"])), int(state["grown"])
         self.seed = int(state["seed"])
 
 

@@ -129,20 +129,22 @@ class _Probe(nn.Module):
 
 def _runs_through(subject: Subject, after: str, module: nn.Module) -> bool:
     """Whether a module inserted behind another is run once, on its output, and nothing changes."""
+    before = _runs(subject)  # now: training may have moved the outputs since the analysis
     probe = _Probe()
     _, undo = insertion.insert(subject.model, after, probe)
-    runs = []
     try:
-        for call in subject.calls:
-            for training in (False, True):
-                fake = subject.analysis.fake
-                runs.append(record(subject.model, call, training=training, fake=fake))
+        runs = _runs(subject)
     except Exception:  # whatever foreign code raises: it does not run through this container
         return False
     finally:
         undo()
-    pairs = zip(runs, subject.analysis.recordings, strict=True)
-    return all(_passed(new, old, module, probe) for new, old in pairs)
+    return all(_passed(a, b, module, probe) for a, b in zip(runs, before, strict=True))
+
+
+def _runs(subject: Subject) -> list[Recording]:
+    modes = ((call, training) for call in subject.calls for training in (False, True))
+    fake = subject.analysis.fake
+    return [record(subject.model, call, training=mode, fake=fake) for call, mode in modes]
 
 
 def _passed(new: Recording, old: Recording, module: nn.Module, probe: nn.Module) -> bool:
