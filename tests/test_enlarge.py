@@ -72,9 +72,36 @@ def test_transposed_convolutions_by_even_numbers(old, new, stride):
 
 
 def test_transposed_convolutions_by_odd_numbers_where_an_output_padding_exists():
-    assert_same(nn.ConvTranspose2d(4, 6, 3, stride=2), gn.Enlarge("0", kernel=4))
-    with pytest.raises(gn.CannotPreserve, match="grow by an even number"):
-        enlarged(nn.ConvTranspose2d(4, 6, 3), X, gn.Enlarge("0", kernel=4))
+    layer = nn.ConvTranspose2d(4, 6, 3, stride=2)
+    assert_same(layer, gn.Enlarge("0", kernel=4))
+    assert layer.output_padding == (1, 1) and not list(layer.children())
+
+
+@pytest.mark.parametrize(("old", "new"), [(3, 4), (2, 5), (1, (2, 4))])
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_what_a_transposed_convolution_makes_too_much_is_cut_off(old, new, dilation):
+    layer = nn.ConvTranspose2d(4, 6, old, dilation=dilation)
+    assert_same(layer, gn.Enlarge("0", kernel=new))
+    assert layer.output_padding == (0, 0) and len(list(layer.deeper)) == 1
+    assert_same(nn.ConvTranspose1d(4, 6, 2), gn.Enlarge("0", kernel=3), X[:, :, 0])
+    assert_same(nn.ConvTranspose2d(4, 6, 3), gn.Enlarge("0", kernel=4, side="right"))
+    with pytest.raises(gn.CannotPreserve, match="grow on both sides"):
+        enlarged(nn.ConvTranspose2d(4, 6, 3), X, gn.Enlarge("0", kernel=4, side="left"))
+
+
+def test_a_cut_layer_can_be_saved_and_grows_on(tmp_path):
+    def build():
+        return nn.Sequential(nn.ConvTranspose2d(4, 6, 3), nn.ReLU(), nn.Conv2d(6, 3, 3))
+
+    torch.manual_seed(0)
+    model, x = build(), X.float()
+    before, grower = model(x).detach(), gn.Grower(model, x)
+    for morph in (gn.Enlarge("0", kernel=4), gn.Widen("0", by=2), gn.Enlarge("0", kernel=6)):
+        grower.grow(morph)
+    assert torch.allclose(model(x), before, atol=1e-5)
+    gn.save(grower, tmp_path / "m.safetensors")
+    assert torch.equal(gn.load(tmp_path / "m.safetensors", build, x)(x), model(x))
+    assert "cut off" in refusal(model, gn.Enlarge("0", kernel=7), x.double())
 
 
 def test_one_and_three_dimensions_rectangles_and_depthwise():

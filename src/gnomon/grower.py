@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from gnomon.additions import add_modules, check_runs
+from gnomon.additions import Added, add_modules, check_runs
 from gnomon.algebra import prove_algebra
 from gnomon.axes import Axis
 from gnomon.calibration import calibrate
@@ -167,12 +167,14 @@ class Grower:
         with undone_on_error(surgery):
             with on_cpu():
                 added = add_modules(self.model, plan, self._optimizers, surgery)
-                if added.modules:
-                    check_runs(self.model, self._calls, analysis, added)
-                    calibrate(self.model, self._calls, added)
-                if added.modules and plan.edits:
+                fits = not plan.edits or bool(leaf_sizes(plan, analysis))
+                if added.modules and fits:
+                    self._settle(analysis, added)
+                if added.modules and fits and plan.edits:
                     analysis = analyse(self.model, self._calls, self._ops)
                 operate(self.model, plan, self._optimizers, surgery)
+                if added.modules and not fits:  # what was added belongs to what the edits make
+                    self._settle(analysis, added)
             applied, shown = self._prove(plan, analysis, surgery, before)
         done = time.perf_counter()
         self._analysis, self._known = None, structure(self.model)
@@ -190,6 +192,11 @@ class Grower:
         )  # fmt: skip
         logger.info("%s", receipt)
         return receipt
+
+    def _settle(self, analysis: Analysis, added: Added) -> None:
+        """See that new modules run where they were put, and give their norms statistics."""
+        check_runs(self.model, self._calls, analysis, added)
+        calibrate(self.model, self._calls, added)
 
     def _check(self, plan: Plan, analysis: Analysis) -> None:
         if plan.fingerprint != fingerprint(structure(self.model), analysis):

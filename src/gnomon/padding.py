@@ -26,6 +26,7 @@ class Padding:
     before, after: zeros, or what the mode puts there, on the left and right of each dimension.
     same:          it says padding="same" and may go on doing so.
     extra:         output_padding of a transposed convolution.
+    surplus:       outputs at its end that are too many and have to be cut off.
     """
 
     kernel: Sizes
@@ -36,6 +37,7 @@ class Padding:
     mode: str
     same: bool
     extra: Sizes | None = None
+    surplus: Sizes = ()
 
     def left(self, dim: int, old: int, new: int, side: Literal["both", "left", "right"]) -> int:
         """How many of the new taps go to the left."""
@@ -46,7 +48,9 @@ class Padding:
             shift = d * (new - 1) // 2 - self.before[dim]
             if shift % d == 0:
                 return shift // d
-        return more // 2 if self.extra is None else -(-more // 2)
+        if self.extra is not None and self._fits(dim, self.extra[dim] + d * (more % 2)):
+            return -(-more // 2)
+        return more // 2
 
     def grown(self, dim: int, left: int, right: int, kernel: int) -> Padding:
         """After so many new taps on both sides of one dimension."""
@@ -65,14 +69,16 @@ class Padding:
     def _transposed(self, dim: int, left: int, right: int, kernel: int) -> Padding:
         """One number crops both sides; what that crops too much on the right is put back."""
         assert self.extra is not None
-        extra = self.extra[dim] + self.dilation[dim] * (left - right)
-        most = max(self.stride[dim], self.dilation[dim])
-        if not 0 <= extra < most:
-            raise CannotPreserve(
-                f"a transposed convolution with {left} new taps on the left and {right} on the "
-                f"right would need output_padding={extra}, which must be from 0 to {most - 1}: "
-                f"grow by an even number"
-            )
+        wider, surplus = self.dilation[dim] * (left - right), self.surplus or (0,) * len(self.extra)
+        extra = self.extra[dim] + wider
+        if not self._fits(dim, extra):
+            if wider > 0:
+                raise CannotPreserve(
+                    f"a transposed convolution with {left} new taps on the left and {right} on the "
+                    f"right would need output_padding={extra}, more than its stride allows: grow "
+                    f"on both sides, or on the right"
+                )
+            extra, surplus = self.extra[dim], _put(surplus, dim, -wider)
         cropped = _put(self.before, dim, self.before[dim] + self.dilation[dim] * left)
         return replace(
             self,
@@ -80,7 +86,12 @@ class Padding:
             before=cropped,
             after=cropped,
             extra=_put(self.extra, dim, extra),
+            surplus=surplus,
         )
+
+    def _fits(self, dim: int, extra: int) -> bool:
+        """Whether torch accepts this output_padding."""
+        return 0 <= extra < max(self.stride[dim], self.dilation[dim])
 
     def with_dilation(self, dilation: Sizes) -> Padding:
         """The same reach with more taps."""

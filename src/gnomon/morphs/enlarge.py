@@ -10,8 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from gnomon import insertion
 from gnomon.axes import Form
-from gnomon.edit import AttributeEdit, AttributeValue, DimEdit, TensorEdit, WidthChange
+from gnomon.edit import (
+    AttributeEdit,
+    AttributeValue,
+    DimEdit,
+    ModuleEdit,
+    TensorEdit,
+    WidthChange,
+)
 from gnomon.embedding import Embedding, monomial
 from gnomon.errors import GrowthError, Unsupported
 from gnomon.flops import grown_flops, more_flops
@@ -21,6 +29,7 @@ from gnomon.padding import Padding, padding_of
 from gnomon.plan import Plan
 from gnomon.planner import spread_of_new
 from gnomon.rules import NetMorph
+from gnomon.spec import describe
 
 Side = Literal["both", "left", "right"]
 
@@ -66,6 +75,7 @@ class Enlarge:
             visit = only_visit(subject, layer, self.where)
             x = input_of(visit)
             taps, padding = self._taps(layer, weight, tuple(x.shape[2 - weight.dim() :]))
+            modules = _cut(layer, padding, self.where)
         except GrowthError as refusal:
             raise type(refusal)(f"{self} cannot be done: {refusal}") from None
         names = [f"{self.where}.weight[{dim}]" for dim in range(2, weight.dim())]
@@ -88,6 +98,7 @@ class Enlarge:
             widths=tuple(WidthChange(n, e.old, e.size, e.size) for n, e in grown.items()),
             parameters=(subject.parameters, subject.parameters + added),
             flops=(flops, flops + more_flops(ops, weight, sizes) // subject.examples),
+            modules=modules,
         )  # fmt: skip
 
     def _taps(
@@ -152,6 +163,20 @@ def _convolution(subject: Subject, path: str) -> tuple[_ConvNd, Tensor]:
     if not weight.is_floating_point():
         raise Unsupported(f"'{path}.weight' is {weight.dtype}: only floats can grow")
     return layer, weight
+
+
+def _cut(layer: nn.Module, padding: Padding, path: str) -> tuple[ModuleEdit, ...]:
+    """What cuts off the surplus outputs of a transposed convolution, behind a hook."""
+    if not any(padding.surplus):
+        return ()
+    if insertion.has_hook(layer):
+        raise Unsupported(
+            "the surplus of its outputs would have to be cut off before the blocks that are run "
+            "on them: grow by an even number"
+        )
+    pads = tuple(n for more in reversed(padding.surplus) for n in (0, -more))
+    cls = (nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d)[len(padding.surplus) - 1]
+    return (ModuleEdit("hook", path, describe(cls(pads, 0.0)), "kept"),)  # type: ignore[arg-type]
 
 
 def _attributes(path: str, layer: nn.Module, padding: Padding) -> tuple[AttributeEdit, ...]:
