@@ -22,6 +22,7 @@ from gnomon.decompose import (
     centred,
     chained,
     factored,
+    memory,
     middle,
     placed,
     shapes_of,
@@ -203,6 +204,18 @@ def _dense(
         )
     except Unsupported:
         return base_and_pairs(whole, hidden=hidden, kernels=kernels, draw=draw, groups=groups)
+
+
+def memory_of(layer: Layer, how: Split) -> int:
+    """Bytes that solving will take at most beside the layer; 0 where pairs make it small, or rows.
+
+    See `gnomon.decompose.memory`; above MOST_MEMORY base and pairs are taken instead.
+    """
+    if len(how.widths) > 1 or how.border == "same":
+        return 0
+    hidden = how.widths[0] // (2 if how.way == "pairs" else 1)
+    chosen = case(shapes_of(layer.weight, hidden, (how.kernels[0], how.kernels[1]), layer.groups))
+    return 0 if chosen is None else memory(chosen)
 
 
 def _signed(chain: Chain, kappa: float) -> list[Tensor]:

@@ -24,7 +24,7 @@ from gnomon.plan import Plan
 from gnomon.replacing import options_of
 from gnomon.rules import NetMorph
 from gnomon.spec import describe
-from gnomon.splitting import Border, Split, Way, split
+from gnomon.splitting import MOST_MEMORY, Border, Split, Way, memory_of, split
 from gnomon.tape import record
 
 _NORMS = {0: nn.BatchNorm1d, 1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
@@ -95,6 +95,9 @@ class Factor:
                 )
             how, notes = self._how(layer)
             row = split(layer, how, None)
+            if needed := memory_of(layer, how):
+                solver = "base and pairs, which take little" if needed > MOST_MEMORY else "Cholesky"
+                notes.append(f"solving takes up to {needed / 1e6:,.0f} MB: {solver}")
             made = self._module(row, how)
             refuse_tied(subject, module, self.where)
             refuse_misfit(subject, self.where, made)
