@@ -4,9 +4,10 @@ import pytest
 import ranks
 import torch
 
-pytestmark = pytest.mark.skipif(
-    not torch.distributed.is_available(), reason="torch without distributed"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed"),
+]
 
 
 def test_ranks_with_other_examples_and_random_numbers_grow_to_the_same_bits(tmp_path):

@@ -66,6 +66,7 @@ def test_the_hugging_face_trainer_runs_and_resumes(tmp_path, monkeypatch):
     exec(docs_blocks()[HUGGING_FACE], names | {"rows": ROWS, "example_inputs": {"x": X[:4]}})
 
 
+@pytest.mark.slow
 def test_several_processes_run_the_loop(tmp_path):
     ranks.run(run_on_ranks, tmp_path)
 
