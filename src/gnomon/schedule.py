@@ -190,6 +190,14 @@ class Timeline:
     memory: dict[str, Any] = field(default_factory=dict)
     grown: int = 0
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.schedule, Schedule):
+            raise ValueError(
+                f"a schedule such as At(Widen(...), epoch=5) is needed: {self.schedule!r}"
+            )
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            raise ValueError(f"seed must be a whole number, not {self.seed!r}")
+
     def advance(
         self,
         grower: Grower,

@@ -67,10 +67,6 @@ class GrowthCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
         rules: Sequence[type[Rule]] = (),
         blocks: Mapping[str, Callable[..., nn.Module]] | None = None,
     ) -> None:
-        if not isinstance(schedule, Schedule):
-            raise ValueError(f"a schedule such as At(Widen(...), epoch=5) is needed: {schedule!r}")
-        if isinstance(seed, bool) or not isinstance(seed, int):
-            raise ValueError(f"seed must be a whole number, not {seed!r}")
         self.timeline = Timeline(schedule, seed)
         self.history: tuple[Plan, ...] = ()
         self.receipts: list[Receipt] = []

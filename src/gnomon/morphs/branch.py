@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import nn
-
 from gnomon.branching import Branches, branched, options_of
 from gnomon.edit import ModuleEdit
 from gnomon.errors import GrowthError
-from gnomon.flops import block_flops, grown_flops
 from gnomon.morphs.factor import refuse_misfit, refuse_tied
 from gnomon.morphs.places import find, input_of, only_visit
 from gnomon.morphs.subject import Subject
@@ -82,15 +79,14 @@ class Branch:
             refuse_misfit(subject, self.where, made)
         except GrowthError as refusal:
             raise type(refusal)(f"{self} cannot be done: {refusal}") from None
-        flops, _ = grown_flops(subject.analysis, {})
-        work = block_flops(made, x.shape) - block_flops(module, x.shape)
+        costs = subject.costs(made, x.shape, old=module)
         edit = ModuleEdit(
             "replace", self.where, describe(made), "branched", options=options_of(how)
         )
         return Plan(
             str(self), NetMorph(), seed, subject.fingerprint, {}, (), (), (),
-            parameters=(subject.parameters, subject.parameters + _size(made) - _size(module)),
-            flops=(flops, flops + work // subject.examples),
+            parameters=costs.parameters,
+            flops=costs.flops,
             modules=(edit,),
         )  # fmt: skip
 
@@ -98,7 +94,3 @@ class Branch:
         several = self.paths if isinstance(self.paths, tuple) else (own,) * self.paths
         kernels = tuple(k if isinstance(k, tuple) else (k,) * dims for k in several)
         return Branches(kernels, self.noise, self.widths, self.zero)
-
-
-def _size(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())

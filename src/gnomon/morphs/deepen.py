@@ -16,14 +16,13 @@ from gnomon.activations import PBatchNorm
 from gnomon.blocks import Residual
 from gnomon.edit import ModuleEdit, Start
 from gnomon.errors import CannotPreserve, GrowthError, Unsupported
-from gnomon.flops import block_flops, grown_flops
 from gnomon.making import check_identity, check_shape, make, start
 from gnomon.morphs.places import Place, place_of
 from gnomon.morphs.subject import Subject
 from gnomon.neighbour import neighbour, range_of
 from gnomon.plan import Plan
 from gnomon.rules import R2R, Net2Net, RandPad, Rule
-from gnomon.spec import describe
+from gnomon.spec import describe, factories_needed
 from gnomon.wrapped import refuse_wrapped
 
 Template = nn.Module | Callable[[], nn.Module]
@@ -80,15 +79,12 @@ class Deepen:
         except GrowthError as refusal:
             raise type(refusal)(f"{self} cannot be done: {refusal}") from None
         edits = _repeated(first, place, self.count)
-        added = self.count * sum(p.numel() for p in module.parameters())
-        x = subject.analysis.recordings[0].inputs[0]
-        flops, _ = grown_flops(subject.analysis, {})
-        more = self.count * block_flops(module, first.shape) // max(1, len(x) if x.dim() else 1)
+        costs = subject.costs(module, first.shape, count=self.count)
         return Plan(
             str(self), self.rule, seed, subject.fingerprint, {}, (), (), (),
             notes=self._notes(edits, place),
-            parameters=(subject.parameters, subject.parameters + added),
-            flops=(flops, flops + more),
+            parameters=costs.parameters,
+            flops=costs.flops,
             modules=edits,
         )  # fmt: skip
 
@@ -157,7 +153,7 @@ class Deepen:
                 "normalised with their own statistics in train mode. Exact: rule=R2R(), or "
                 "block= a layer without norm"
             )
-        if self.block is not None and "factory" in str(edits[0].spec):
+        if factories_needed(edits[0].spec):
             notes.append("a file cannot express this block: gn.load will need blocks=")
         return tuple(notes)
 

@@ -15,7 +15,6 @@ from gnomon.activations import PActivation, PBatchNorm
 from gnomon.decompose import Geometry, frame
 from gnomon.edit import ModuleEdit
 from gnomon.errors import GrowthError, Unsupported
-from gnomon.flops import block_flops, grown_flops
 from gnomon.morphs.places import find, input_of, only_visit
 from gnomon.morphs.subject import Subject
 from gnomon.neighbour import slope_of_odd_part
@@ -103,10 +102,7 @@ class Factor:
             refuse_misfit(subject, self.where, made)
         except GrowthError as refusal:
             raise type(refusal)(f"{self} cannot be done: {refusal}") from None
-        more = sum(p.numel() for p in made.parameters()) - sum(
-            p.numel() for p in module.parameters()
-        )
-        work = block_flops(made, x.shape) - block_flops(module, x.shape)
+        costs = subject.costs(made, x.shape, old=module)
         options = options_of(how)
         if self.border == "interior":
             options["frame"] = _frame(row, tuple(x.shape[2:]))
@@ -115,7 +111,6 @@ class Factor:
                 f"border='interior': a frame of {width} outputs is wrong, once the biases between "
                 f"have learned at the latest; with a BatchNorm behind it, all others in train mode"
             )
-        flops, _ = grown_flops(subject.analysis, {})
         edit = ModuleEdit(
             "replace", self.where, describe(made), "factored",
             shape=tuple(x.shape),
@@ -124,8 +119,8 @@ class Factor:
         return Plan(
             str(self), NetMorph(), seed, subject.fingerprint, {}, (), (), (),
             notes=tuple(notes),
-            parameters=(subject.parameters, subject.parameters + more),
-            flops=(flops, flops + work // subject.examples),
+            parameters=costs.parameters,
+            flops=costs.flops,
             modules=(edit,),
         )  # fmt: skip
 

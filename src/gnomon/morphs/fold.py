@@ -12,7 +12,6 @@ from gnomon.activations import PActivation, PBatchNorm
 from gnomon.blocks import R2RBlock
 from gnomon.edit import ModuleEdit
 from gnomon.errors import GrowthError, Unsupported
-from gnomon.flops import block_flops, grown_flops
 from gnomon.morphs.places import find, only_visit
 from gnomon.morphs.subject import Subject
 from gnomon.plan import Plan
@@ -57,13 +56,12 @@ class Fold:
             spec, plain = self._folded(module)
         except GrowthError as refusal:
             raise type(refusal)(f"{self} cannot be done: {refusal}") from None
-        flops, _ = grown_flops(subject.analysis, {})
-        work = block_flops(plain, x.shape) - block_flops(module, x.shape)
+        costs = subject.costs(plain, x.shape, old=module)
         options = {} if self.into == "native" else {"form": self.into}
         return Plan(
             str(self), R2R(), seed, subject.fingerprint, {}, (), (), (),
-            parameters=(subject.parameters, subject.parameters + _size(plain) - _size(module)),
-            flops=(flops, flops + work // max(1, len(x))),
+            parameters=costs.parameters,
+            flops=costs.flops,
             modules=(ModuleEdit("replace", self.where, spec, "folded", options=options),),
         )  # fmt: skip
 
@@ -85,7 +83,3 @@ class Fold:
             plain = module.native()[0]
             return describe(plain), plain
         return {"class": path_of(R2RBlock), "arguments": {}}, module
-
-
-def _size(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())

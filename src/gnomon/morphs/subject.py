@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from gnomon.fingerprint import fingerprint, structure
+from gnomon.flops import block_flops, grown_flops
 from gnomon.groups import Analysis, analyse
 from gnomon.ops.context import Table
 from gnomon.tape import Call
+
+
+class Costs(NamedTuple):
+    """What a plan says it costs, before and after."""
+
+    parameters: tuple[int, int]
+    flops: tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +46,7 @@ class Subject:
     @property
     def parameters(self) -> int:
         """How many numbers the model learns."""
-        return sum(p.numel() for p in self.model.parameters())
+        return _size(self.model)
 
     @property
     def examples(self) -> int:
@@ -44,6 +54,25 @@ class Subject:
         first = self.analysis.recordings[0].inputs[0]
         return max(1, first.shape[0]) if first.dim() else 1
 
+    def costs(
+        self, new: nn.Module, shape: Sequence[int], old: nn.Module | None = None, count: int = 1
+    ) -> Costs:
+        """Parameters and forward FLOPs before and after `count` modules come, or one for another.
+
+        shape: of what the modules are given.
+        """
+        flops, _ = grown_flops(self.analysis, {})
+        more = count * (_size(new) - (_size(old) if old is not None else 0))
+        work = block_flops(new, shape) - (block_flops(old, shape) if old is not None else 0)
+        return Costs(
+            (self.parameters, self.parameters + more),
+            (flops, flops + count * work // self.examples),
+        )
+
     def again(self) -> Analysis:
         """The analysis of the model as it is now: a morph may try something and undo it."""
         return analyse(self.model, self.calls, self.ops)
+
+
+def _size(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
