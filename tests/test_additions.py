@@ -22,7 +22,7 @@ PLACES = {
     "gnomon.additions": "make start put _follow".split(),
     "gnomon.insertion": "names renamed".split(),
     "gnomon.param_groups": "join rename _add".split(),
-    "gnomon.calibration": "measure_statistics equalise _be_identity".split(),
+    "gnomon.calibration": "_set equalise _be_identity".split(),
     "gnomon.zero": "_write check_zero _prove".split(),
     "gnomon.making": "set_identity".split(),
     "gnomon.surgery": "grown carried_state set_attribute".split(),

@@ -73,15 +73,16 @@ def test_the_norm_inside_is_set_from_the_example_inputs():
 
 
 def test_statistics_that_rounding_made_unequal_do_not_part_twins(monkeypatch):
-    original = gn.calibration.measure_statistics
+    original, seen = gn.statistics.Watch.measured, []
 
     def measured(*args):
-        found = original(*args)
+        seen.append(found := original(*args))
         return {n: x * (1 + 1e-3 * torch.arange(len(x))) for n, x in found.items()}
 
-    monkeypatch.setattr("gnomon.calibration.measure_statistics", measured)
+    monkeypatch.setattr("gnomon.statistics.Watch.measured", measured)
     model, receipt = deepened("1", "resnet")
     assert receipt.preserves and model[2].body.norm.running_var.std() > 0
+    assert seen and torch.equal(*model[2].body.norm.running_var.view(-1, 2).T)
 
 
 TEMPLATES = {

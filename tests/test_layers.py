@@ -17,23 +17,25 @@ errors, axes, draw -> decompose, embedding -> rules -> ops -> tape, snapshot -> 
 -> shared, first_gradients -> surgery, insertion -> activations, blocks -> param_groups
 -> flops, layers, padding -> planner, plain_layer -> verify, statistics, wrapped -> zero
 -> making, templates -> splitting -> replacing, branching, folding -> additions -> calibration
--> morphs -> prediction -> algebra, repair, receipt -> trial -> grower
+-> morphs -> prediction -> algebra, repair, receipt -> adjustments, trial, passes -> grower
 -> checkpoint, share, schedule -> simulation -> models -> callbacks, evolution
 -> lab -> report -> cli
 """
 LEVEL = {name.strip(): i for i, level in enumerate(ORDER.split("->")) for name in level.split(",")}
 
 EXTRAS = {
-    "typer": {"cli.py"},
-    "rich": {"cli.py", "report.py", "lab"},
+    "typer": {"cli"},
+    "rich": {"cli", "report"},
     "lightning": {"lab", "callbacks"},
     "datasets": {"lab"},
     "sklearn": {"lab"},
     "matplotlib": {"lab"},
     "PIL": {"lab"},
     "pyarrow": {"lab"},
-    "optuna": {"lab", "evolution"},
+    "optuna": {"sweep.py", "evolution"},
     "tensorboard": {"lab"},
+    "scipy": {"lab"},
+    "filelock": {"lab"},
     "ray": {"evolution"},
     "transformers": {"callbacks"},
 }

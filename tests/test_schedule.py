@@ -1,5 +1,6 @@
 """When to grow: moments come once, in order, and a timeline can be saved and resumed."""
 
+import contextlib
 import json
 
 import pytest
@@ -24,6 +25,9 @@ class Counting:
 
     def __init__(self):
         self.asked = []
+
+    def moment(self):
+        return contextlib.nullcontext()
 
     def grow(self, morph, *, seed):
         self.asked.append((morph, seed))

@@ -1,5 +1,16 @@
 """gnomon makes neural networks larger without changing what they compute."""
 
+from gnomon.adjustments import (
+    ByGradient,
+    BySize,
+    DivideRate,
+    Keep,
+    NewGroup,
+    NewWeights,
+    ResetMoments,
+    Rewarm,
+    adjust,
+)
 from gnomon.blocks import R2RBlock, Residual
 from gnomon.checkpoint import load, save
 from gnomon.errors import (
@@ -30,8 +41,11 @@ __all__ = [
     "At",
     "BadCheckpoint",
     "Branch",
+    "ByGradient",
+    "BySize",
     "CannotPreserve",
     "Deepen",
+    "DivideRate",
     "Enlarge",
     "Every",
     "Factor",
@@ -41,8 +55,11 @@ __all__ = [
     "GrowthError",
     "Hybrid",
     "InUse",
+    "Keep",
     "Net2Net",
     "NetMorph",
+    "NewGroup",
+    "NewWeights",
     "NoSuchGroup",
     "NotProved",
     "OnPlateau",
@@ -50,13 +67,16 @@ __all__ = [
     "R2RBlock",
     "RandPad",
     "Receipt",
+    "ResetMoments",
     "Residual",
+    "Rewarm",
     "Rule",
     "Slot",
     "Stale",
     "Timeline",
     "Unsupported",
     "Widen",
+    "adjust",
     "load",
     "save",
     "separate",

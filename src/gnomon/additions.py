@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer, RMSprop
 
 from gnomon import insertion, param_groups
@@ -17,7 +17,7 @@ from gnomon.errors import BadCheckpoint, GrowthError, NotProved, Stale, Unsuppor
 from gnomon.first_gradients import FirstGradients
 from gnomon.folding import fold, in_form
 from gnomon.groups import Analysis
-from gnomon.making import Started, make, start
+from gnomon.making import Started, Tried, make, start
 from gnomon.ops.context import Op
 from gnomon.plan import Plan
 from gnomon.replacing import factored_module
@@ -57,9 +57,16 @@ def put(model: nn.Module, edit: ModuleEdit, module: nn.Module) -> tuple[str, ins
 
 
 def add_modules(
-    model: nn.Module, plan: Plan, optimizers: Sequence[Optimizer], surgery: Surgery
+    model: nn.Module,
+    plan: Plan,
+    optimizers: Sequence[Optimizer],
+    surgery: Surgery,
+    tried: Tried | None = None,
 ) -> Added:
-    """Make and put in what the plan lists. On any error the caller undoes `surgery`."""
+    """Make and put in what the plan lists. On any error the caller undoes `surgery`.
+
+    tried: modules that planning has made already, each of which is put in at most once.
+    """
     if not plan.modules:
         return Added()
     begun, before = time.perf_counter(), insertion.names(model)
@@ -74,7 +81,8 @@ def add_modules(
         else:
             key = f"{plan.modules[0].place}|{number}"
             beside = model.get_submodule(edit.place)
-            modules.append(_add(model, edit, key, plan.seed, surgery))
+            ready = None if tried is None else tried.take(edit, key, plan.seed)
+            modules.append(_add(model, edit, key, plan.seed, surgery, ready))
             if edit.start in DERIVED:
                 settled |= _settle(model, edit, beside, optimizers, surgery)
     moved |= insertion.renamed(before, insertion.names(model))
@@ -99,8 +107,19 @@ def _begin(optimizers: Sequence[Optimizer], new: Sequence[nn.Parameter], surgery
 
 
 def _add(
-    model: nn.Module, edit: ModuleEdit, key: str, seed: int, surgery: Surgery
+    model: nn.Module,
+    edit: ModuleEdit,
+    key: str,
+    seed: int,
+    surgery: Surgery,
+    ready: tuple[nn.Module, Started] | None,
 ) -> tuple[nn.Module, ModuleEdit, Started]:
+    if ready is not None and not _is_away(model, edit):
+        module, started = ready
+        _follow(module, model, edit)
+        _, undo = put(model, edit, module)
+        surgery.on_undo(undo)
+        return module, edit, started
     if edit.start in DERIVED:
         module = DERIVED[edit.start](
             model.get_submodule(edit.place), edit, key, seed, classes_of(model)
@@ -132,9 +151,19 @@ def _settle(
 def _follow(module: nn.Module, model: nn.Module, edit: ModuleEdit) -> None:
     """Device and mode of the module it is put next to."""
     beside = model.get_submodule(edit.place)
-    near = next((p for m in (beside, model) for p in m.parameters()), torch.empty(0))
-    module.to(near.device)
+    module.to(_near(model, edit).device)
     module.train(beside.training)
+
+
+def _near(model: nn.Module, edit: ModuleEdit) -> Tensor:
+    """Some parameter of the module that a new one is put next to, or of the model."""
+    beside = model.get_submodule(edit.place)
+    return next((p for m in (beside, model) for p in m.parameters()), torch.empty(0))
+
+
+def _is_away(model: nn.Module, edit: ModuleEdit) -> bool:
+    """Whether the module would be started elsewhere than where planning has tried it."""
+    return _near(model, edit).device.type != "cpu"
 
 
 def build_for_load(
@@ -162,16 +191,26 @@ def build_for_load(
     return module
 
 
-def check_runs(model: nn.Module, calls: Sequence[Call], analysis: Analysis, added: Added) -> None:
+def check_runs(
+    model: nn.Module,
+    calls: Sequence[Call],
+    analysis: Analysis,
+    added: Added,
+    *,
+    training: bool,
+    on_op: Callable[[Op], None] | None = None,
+) -> list[Recording]:
     """Raise NotProved or Unsupported unless each new module runs once and the rest runs as before.
 
     A block that is never called changes nothing, hence no comparison of outputs would find it.
+    Returns the passes of one mode; on_op is called after each of their operations.
     """
     new = {id(m) for module, _, _ in added.modules for m in module.modules()}
     replaced = any(edit.how == "replace" for _, edit, _ in added.modules)
-    modes = [(call, training) for call in calls for training in (False, True)]
-    for (call, training), old in zip(modes, analysis.recordings, strict=True):
-        run = _run(model, call, training, analysis.fake)
+    runs = []
+    for call, old in zip(calls, analysis.recordings[training::2], strict=True):
+        run = _run(model, call, training, analysis.fake, on_op)
+        runs.append(run)
         for module, edit, _ in added.modules:
             times = sum(visit.module is module for visit in run.visits)
             if times != 1:
@@ -184,11 +223,18 @@ def check_runs(model: nn.Module, calls: Sequence[Call], analysis: Analysis, adde
                 f"with a block behind '{added.modules[0][1].place}' the code takes another path: "
                 f"the operations around it are not those of before. Everything was undone"
             )
+    return runs
 
 
-def _run(model: nn.Module, call: Call, training: bool, fake: bool) -> Recording:
+def _run(
+    model: nn.Module,
+    call: Call,
+    training: bool,
+    fake: bool,
+    on_op: Callable[[Op], None] | None,
+) -> Recording:
     try:
-        return record(model, call, training=training, fake=fake)
+        return record(model, call, training=training, fake=fake, on_op=on_op)
     except GrowthError:
         raise
     except Exception as fault:  # whatever foreign code raises

@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gnomon.activations import PBatchNorm
 from gnomon.additions import Added
-from gnomon.edit import ModuleEdit
 from gnomon.making import Started
 from gnomon.ops.context import Op
-from gnomon.statistics import Sums, batch_sums, measure_statistics
+from gnomon.statistics import Sums, Watch, batch_sums, measure_statistics
 from gnomon.tape import Call, owned_tensors, record
 from gnomon.zero import equalise
 
+_MEASURED = ("zero", "random")
 
-def calibrate(model: nn.Module, calls: Sequence[Call], added: Added) -> None:
+
+def watch_of(model: nn.Module, added: Added) -> Watch:
+    """What `calibrate` measures, to be gathered in passes that are made anyway."""
+    names = {id(t): n for n, t in owned_tensors(model).items()}
+    measured = [m for m, edit, _ in added.modules if edit.start in _MEASURED]
+    return Watch(model, {names[id(b)] for module in measured for b in _fresh_statistics(module)})
+
+
+def calibrate(
+    model: nn.Module, calls: Sequence[Call], added: Added, watch: Watch | None = None
+) -> None:
     """Give every new BatchNorm the statistics of what it sees; an identity undoes them exactly.
 
     Without this a norm that trained on no batch yet would scale its channels by chance in eval
     mode. Norms of a template that has been trained keep what they learned.
+
+    watch: `watch_of` these, after it has seen every call in train mode.
     """
+    seen = watch.measured() if watch is not None and watch.apart else None
     names = {id(t): n for n, t in owned_tensors(model).items()}
     for module, edit, started in added.modules:
         if edit.start == "identity":
@@ -31,27 +44,27 @@ def calibrate(model: nn.Module, calls: Sequence[Call], added: Added) -> None:
             norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
             for norm in (m for m in norms if id(m) not in passed):
                 _be_identity(model, calls, norm)
-        elif edit.start in ("zero", "random"):
-            _measure(model, calls, module, names, edit, started)
+        elif edit.start in _MEASURED:
+            buffers = {names[id(b)]: b for b in _fresh_statistics(module)}
+            measured = measure_statistics(model, calls, buffers.keys()) if seen is None else seen
+            _set(buffers, measured, started)
 
 
-def _measure(
-    model: nn.Module,
-    calls: Sequence[Call],
-    module: nn.Module,
-    names: dict[int, str],
-    edit: ModuleEdit,
-    started: Started,
-) -> None:
+def _fresh_statistics(module: nn.Module) -> list[Tensor]:
+    """The running statistics of its norms that were never trained."""
     fresh = [m for m in module.modules() if isinstance(m, _BatchNorm) and not _trained(m)]
-    buffers = [b for m in fresh for b in (m.running_mean, m.running_var) if b is not None]
-    measured = measure_statistics(model, calls, {names[id(b)] for b in buffers})
-    with torch.no_grad():
-        for buffer in buffers:
-            if names[id(buffer)] in measured:
-                buffer.copy_(measured[names[id(buffer)]])
-        for part, zero in started:
-            equalise(part, zero)
+    return [b for m in fresh for b in (m.running_mean, m.running_var) if b is not None]
+
+
+@torch.no_grad()
+def _set(
+    buffers: Mapping[str, Tensor], measured: Mapping[str, Tensor], started: Started
+) -> None:
+    for name, buffer in buffers.items():
+        if name in measured:
+            buffer.copy_(measured[name])
+    for part, zero in started:
+        equalise(part, zero)
 
 
 def _trained(norm: _BatchNorm) -> bool:

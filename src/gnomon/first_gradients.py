@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -12,6 +12,8 @@ from torch.optim import Optimizer
 from gnomon.edit import TensorEdit
 from gnomon.optimizers import RAISED, fresh_index, gathered
 from gnomon.plan import Plan
+
+Follower = Callable[[Mapping[Tensor, tuple[slice, ...]], Tensor], Callable[[], None]]
 
 
 class FirstGradients:
@@ -30,6 +32,7 @@ class FirstGradients:
     def __init__(self) -> None:
         self._waiting: dict[Tensor, list[tuple[Tensor, int]]] = {}  # (entries, steps) per growth
         self._stateless: dict[Tensor, None] = {}
+        self.followers: list[Follower] = []  # what else of this optimizer concerns entries
 
     @staticmethod
     def on(optimizer: Optimizer) -> FirstGradients | None:
@@ -68,7 +71,7 @@ class FirstGradients:
     def look(self, optimizer: Optimizer) -> None:
         """Fit second moments to the gradients that the optimizer is about to use."""
         groups = {id(p): g for g in optimizer.param_groups for p in g["params"]}
-        scale = _gradient_scale(optimizer)
+        scale = gradient_scale(optimizer)
         if self._stateless and scale is not None:
             self._begin(optimizer, groups, scale)
         for parameter, growths in list(self._waiting.items()):
@@ -153,14 +156,23 @@ class FirstGradients:
                 whole = torch.zeros(parameter.shape, dtype=torch.bool, device=parameter.device)
                 whole[place] = entries
                 self._waiting.setdefault(parameter, []).append((whole, steps))
+        undone = [follow(pieces, parameter) for follow in self.followers]
 
         def undo() -> None:
             self._waiting = before
+            for one in reversed(undone):
+                one()
 
         return undo
 
+    def forget(self, parameters: Iterable[Tensor]) -> None:
+        """Wait for nothing of parameters whose state starts anew, with its own step count."""
+        for parameter in parameters:
+            self._waiting.pop(parameter, None)
+            self._stateless.pop(parameter, None)
 
-def _gradient_scale(optimizer: Optimizer) -> float | None:
+
+def gradient_scale(optimizer: Optimizer) -> float | None:
     """What gradients are multiplied by in this step; None if the step will be skipped.
 
     A `GradScaler` leaves both to fused optimizers, as attributes during the step.

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import flop_registry
 from gnomon.axes import Axis, form
 from gnomon.groups import Analysis
 from gnomon.ops.context import Op
-from gnomon.tape import record
+from gnomon.tape import Call, record, wants_fake
 
 
 def grown_flops(analysis: Analysis, sizes: Mapping[Axis, int]) -> tuple[int, int]:
@@ -31,7 +31,7 @@ def grown_flops(analysis: Analysis, sizes: Mapping[Axis, int]) -> tuple[int, int
         return torch.Size(form(axis, names).grown(by_name) for axis in axes)
 
     now = sum(_count(op, lambda x: x.shape) for op in recording.ops)
-    then = sum(_count(op, grown) for op in recording.ops)
+    then = sum(_count(op, grown) for op in recording.ops) if sizes else now
     return now // max(batch, 1), then // max(batch, 1)
 
 
@@ -58,6 +58,10 @@ def _count(op: Op, shape: Any) -> int:
 def block_flops(module: nn.Module, shape: Sequence[int]) -> int:
     """Forward FLOPs of a module on one tensor of this shape, all examples of it together."""
     like = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
-    x = torch.empty(tuple(shape), dtype=like.dtype, device=like.device)
-    run = record(module, ((x,), {}), training=False, fake=True)
+    x = torch.zeros(tuple(shape), dtype=like.dtype, device=like.device)
+    call: Call = ((x,), {})
+    # Setting up fake tensors takes longer than a small pass. Recurrent layers have kernels of
+    # their own, whose products only show on fake ones.
+    fake = wants_fake(module, [call]) or any(isinstance(m, nn.RNNBase) for m in module.modules())
+    run = record(module, call, training=False, fake=fake)
     return sum(_count(op, lambda t: t.shape) for op in run.ops)

@@ -79,13 +79,21 @@ class Analysis:
         return tuple(sorted(set().union(*(r.random for r in self.recordings))))
 
 
-def analyse(model: nn.Module, calls: list[Call], extra: Table) -> Analysis:
+def analyse(
+    model: nn.Module,
+    calls: list[Call],
+    extra: Table,
+    recordings: list[Recording] | None = None,
+) -> Analysis:
     """Record every call in eval and in train mode and find the groups.
 
+    recordings: these, if the model as it is was recorded already, on real tensors.
     Raises Unsupported if the forward pass fails on the example inputs.
     """
     start = time.perf_counter()
-    recordings, fake = _record_all(model, calls)
+    fake = False
+    if recordings is None:
+        recordings, fake = _record_all(model, calls)
     context = interpret(model, recordings, extra)
     unreached = tuple(
         name

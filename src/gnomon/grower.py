@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Literal, Protocol, runtime_checkable
 
@@ -14,21 +14,24 @@ from torch import nn
 from torch.optim import Optimizer
 
 from gnomon.additions import Added, add_modules, check_runs
+from gnomon.adjustments.pace import follow
 from gnomon.algebra import prove_algebra
 from gnomon.axes import Axis
-from gnomon.calibration import calibrate
+from gnomon.calibration import calibrate, watch_of
 from gnomon.errors import Stale, Unsupported
 from gnomon.fingerprint import fingerprint, structure
 from gnomon.groups import Analysis, Group, analyse, table
+from gnomon.making import Tried
 from gnomon.morphs.subject import Subject
 from gnomon.ops.context import OpRule
 from gnomon.optimizers import check_optimizers
+from gnomon.passes import Found, Passes, marks
 from gnomon.plan import Plan
 from gnomon.planner import with_measured_spreads
 from gnomon.prediction import Prediction
 from gnomon.receipt import Receipt, Seconds
 from gnomon.repair import repair
-from gnomon.statistics import measure_statistics, statistics_of, write_statistics
+from gnomon.statistics import Watch, measure_statistics, statistics_of, write_statistics
 from gnomon.surgery import (
     Surgery,
     held_parameters,
@@ -36,9 +39,10 @@ from gnomon.surgery import (
     refuse_live_graph,
     undone_on_error,
 )
-from gnomon.tape import Call, calls_of, owned_tensors
+from gnomon.tape import Call, Recording, calls_of, owned_tensors
 from gnomon.trial import refuse, tied_in_code
 from gnomon.verify import (
+    Answers,
     Before,
     Proof,
     accept,
@@ -86,6 +90,7 @@ class Grower:
         refuse_student(model)
         self.model = model
         self.history: tuple[Plan, ...] = ()
+        self.new_parameters: tuple[nn.Parameter, ...] = ()  # whole ones, of the last growth
         self._calls = calls_of(example_inputs)
         self._optimizers = _as_tuple(optimizer)
         self._ops = dict(ops or {})
@@ -93,6 +98,8 @@ class Grower:
         self._analysis: Analysis | None = None
         self._structure = ""
         self._tied: dict[str, str] = {}
+        self._moments = 0  # that are open
+        self._found: Found | None = None
         self._analyse()
         self._known = self._structure
         self.complete = True  # whether `history` holds all growth since this grower was made
@@ -100,12 +107,14 @@ class Grower:
     @property
     def analysis(self) -> Analysis:
         """What is known about the model as it is now; analysed again after a growth."""
+        refuse_wrapped(self.model)  # it may have been sharded since
         if self._analysis is None or self._structure != structure(self.model):
             return self._analyse()
         return self._analysis
 
-    def _analyse(self) -> Analysis:
-        found, digest = analyse(self.model, self._calls, self._ops), structure(self.model)
+    def _analyse(self, recordings: list[Recording] | None = None) -> Analysis:
+        found = analyse(self.model, self._calls, self._ops, recordings)
+        digest = structure(self.model)
         if digest != self._structure:
             self._tied = tied_in_code(self.model, self._calls, found)
         self._structure = digest
@@ -116,6 +125,11 @@ class Grower:
     def calls(self) -> list[Call]:
         """The example inputs, one (positional, keywords) per call."""
         return self._calls
+
+    @property
+    def optimizers(self) -> tuple[Optimizer, ...]:
+        """The optimizers whose state goes along."""
+        return self._optimizers
 
     @property
     def ops(self) -> dict[str, OpRule]:
@@ -131,11 +145,26 @@ class Grower:
         """The edits a morph makes, with nothing touched; raises GrowthError if it cannot be."""
         if not isinstance(morph, Morph):
             raise ValueError(f"plan() takes a morph such as Widen(...), not {morph!r}")
-        if isinstance(seed, bool) or not isinstance(seed, int):
-            raise ValueError(f"seed must be a whole number, not {seed!r}")
-        subject = Subject(self.model, self.analysis, self._calls, self._ops)
+        _check_seed(seed)
+        return self._plan(morph, seed, Subject(self.model, self.analysis, self._calls, self._ops))
+
+    def _plan(self, morph: Morph, seed: int, subject: Subject) -> Plan:
         with on_cpu(), torch.inference_mode(False):
             return morph.plan(subject, seed)
+
+    @contextlib.contextmanager
+    def moment(self) -> Iterator[None]:
+        """Several growths in a row: nothing changes the model or what its code reads in between.
+
+        What the proof of one growth has measured is then where the next one starts; otherwise the
+        model is analysed and measured anew.
+        """
+        self._moments += 1
+        try:
+            yield
+        finally:
+            self._moments -= 1
+            self._found = None
 
     def grow(self, what: Plan | Morph, *, seed: int = 0, proof: ProofKind = "full") -> Receipt:
         """Grow in place, prove it, and return the receipt; or undo everything and raise.
@@ -151,34 +180,58 @@ class Grower:
             return self._grow(what, seed, proof)
 
     def _grow(self, what: Plan | Morph, seed: int, proof: ProofKind) -> Receipt:
+        refuse_wrapped(self.model)  # it may have been sharded since
         self._analysis = None  # a forward that enables gradients leaves its graph on the tape
-        held = held_parameters(self.model)
         start = time.perf_counter()
-        analysis = self._analyse()  # anew: training may have annealed a constant meanwhile
+        found, self._found = self._found, None
+        held = held_parameters(self.model)
+        if found is not None and (held or found.marks != marks(self.model)):
+            found = None  # if it is our own tape that holds a graph, it goes with it
+            held = held_parameters(self.model)
+        # outside of a moment anew: training may have annealed a constant meanwhile
+        analysis = self._analyse(None if found is None else found.recordings)
         analysed = time.perf_counter()
-        plan = what if isinstance(what, Plan) else self.plan(what, seed)
+        tried = Tried()
+        if isinstance(what, Plan):
+            plan = what
+        else:
+            _check_seed(seed)
+            subject = Subject(self.model, analysis, self._calls, self._ops, True, tried)
+            plan = self._plan(what, seed, subject)
         planned = time.perf_counter()
         self._check(plan, analysis)
         plan = with_measured_spreads(plan, self.model)
         refuse_live_graph(plan, held)
         self.complete &= self._structure == self._known
-        before = self._before(plan) if proof == "full" else None
-        surgery = Surgery()
+        before = None
+        if proof == "full":
+            before = self._before(plan, analysis, found)
+        surgery, old = Surgery(), set(self.model.parameters())
         with undone_on_error(surgery):
             with on_cpu():
-                added = add_modules(self.model, plan, self._optimizers, surgery)
+                added = add_modules(self.model, plan, self._optimizers, surgery, tried)
                 fits = not plan.edits or bool(leaf_sizes(plan, analysis))
+                passes = None
                 if added.modules and fits:
-                    self._settle(analysis, added)
+                    passes = self._settle(analysis, added)
+                if plan.edits or plan.attributes:
+                    passes = None
                 if added.modules and fits and plan.edits:
                     analysis = analyse(self.model, self._calls, self._ops)
                 operate(self.model, plan, self._optimizers, surgery)
                 if added.modules and not fits:  # what was added belongs to what the edits make
-                    self._settle(analysis, added)
-            applied, shown = self._prove(plan, analysis, surgery, before)
+                    passes = self._settle(analysis, added)
+            applied, passes = self._repaired(plan, analysis, surgery, passes)
+            shown, after = self._prove(applied, surgery, before, passes)
+            for optimizer in self._optimizers:
+                surgery.on_undo(follow(optimizer, self.model, plan))
         done = time.perf_counter()
         self._analysis, self._known = None, structure(self.model)
+        if self._moments:
+            recorded = None if passes is None else passes.in_turn
+            self._found = Found(marks(self.model), recorded, after)
         self.history = (*self.history, applied)
+        self.new_parameters = tuple(p for p in _put_in(added) if p not in old)
         proving = done - planned - surgery.seconds - surgery.drawing
         seconds = Seconds(
             analysed - start,
@@ -193,10 +246,17 @@ class Grower:
         logger.info("%s", receipt)
         return receipt
 
-    def _settle(self, analysis: Analysis, added: Added) -> None:
+    def _settle(self, analysis: Analysis, added: Added) -> Passes | None:
         """See that new modules run where they were put, and give their norms statistics."""
-        check_runs(self.model, self._calls, analysis, added)
-        calibrate(self.model, self._calls, added)
+        watch = None if analysis.fake else watch_of(self.model, added)
+        see = None if watch is None else watch.look
+        trained = check_runs(self.model, self._calls, analysis, added, training=True, on_op=see)
+        calibrate(self.model, self._calls, added, watch)
+        evaluated = check_runs(self.model, self._calls, analysis, added, training=False)
+        if watch is None:
+            return None
+        set_by_batch = any(edit.start == "identity" for _, edit, _ in added.modules)
+        return Passes(evaluated, trained if watch.apart and not set_by_batch else None)
 
     def _check(self, plan: Plan, analysis: Analysis) -> None:
         if plan.fingerprint != fingerprint(structure(self.model), analysis):
@@ -210,39 +270,81 @@ class Grower:
                 "(model.to_empty(device=...) and load its weights first)"
             )
 
-    def _before(self, plan: Plan) -> Before:
-        old = answers(self.model, varied(self._calls))
+    def _before(self, plan: Plan, analysis: Analysis, found: Found | None) -> Before:
+        old = None if found is None else found.answers
+        if old is None:
+            evaluated = () if analysis.fake else analysis.recordings[::2]
+            old = answers(self.model, varied(self._calls), evaluated)
         check_comparable(old)
         expected = plan.claim == "expectation"
         return Before(old, training_outputs(self.model, halves(self._calls)) if expected else [])
 
-    def _prove(
-        self, plan: Plan, analysis: Analysis, surgery: Surgery, before: Before | None
-    ) -> tuple[Plan, Proof]:
+    def _repaired(
+        self, plan: Plan, analysis: Analysis, surgery: Surgery, passes: Passes | None
+    ) -> tuple[Plan, Passes | None]:
+        """See that the code runs as predicted, repair it, and set statistics of new channels."""
         sizes = leaf_sizes(plan, analysis)
-        if sizes:
-            prediction = Prediction(analysis, sizes)
-            repaired = repair(self.model, self._calls, prediction, surgery)
-            plan = replace(plan, attributes=(*plan.attributes, *repaired))
-            measured = measure_statistics(self.model, self._calls, statistics_of(plan))
-            with torch.no_grad(), on_cpu():
-                write_statistics(self.model, plan, measured)
+        if not sizes:
+            return plan, passes
+        prediction = Prediction(analysis, sizes)
+        passes = self._predicted(plan, prediction)
+        if passes is not None:
+            return plan, passes
+        repaired = repair(self.model, self._calls, prediction, surgery)
+        plan = replace(plan, attributes=(*plan.attributes, *repaired))
+        measured = measure_statistics(self.model, self._calls, statistics_of(plan))
+        with torch.no_grad(), on_cpu():
+            write_statistics(self.model, plan, measured)
+        return plan, None
+
+    def _predicted(self, plan: Plan, prediction: Prediction) -> Passes | None:
+        """The passes if they need no repair, with statistics set between the two modes."""
+        if prediction.analysis.fake:
+            return None
+        watch, keep = Watch(self.model, statistics_of(plan)), self._moments > 0
+        trained = prediction.runs(
+            self.model, self._calls, training=True, keep=keep, on_op=watch.look if watch else None
+        )
+        if trained is None:
+            return None
+        with torch.no_grad(), on_cpu():
+            write_statistics(self.model, plan, watch.measured())
+        evaluated = prediction.runs(self.model, self._calls, training=False, keep=keep)
+        if evaluated is None:
+            return None
+        return Passes(evaluated, trained if watch.apart and keep else None)
+
+    def _prove(
+        self, plan: Plan, surgery: Surgery, before: Before | None, passes: Passes | None
+    ) -> tuple[Proof, Answers | None]:
         with torch.no_grad(), on_cpu():
             prove_algebra(self.model, plan, surgery)
         if before is None:
-            return plan, Proof(float("nan"), None, None)
-        shown = before.compared(self.model, self._calls, plan)
+            return Proof(float("nan"), None, None), None
+        evaluated = () if passes is None else passes.evaluated
+        shown, after = before.compared(self.model, self._calls, plan, evaluated)
         accept(shown, plan)
-        return plan, shown
+        return shown, after
 
     def __str__(self) -> str:
         return table(self.model, self.analysis)
+
+
+def _check_seed(seed: object) -> None:
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise ValueError(f"seed must be a whole number, not {seed!r}")
 
 
 def on_cpu() -> contextlib.AbstractContextManager[object]:
     """New tensors are made on the CPU, whatever the default device is (entering it costs time)."""
     usual = torch.get_default_device().type == "cpu"
     return contextlib.nullcontext() if usual else torch.device("cpu")
+
+
+def _put_in(added: Added) -> dict[nn.Parameter, None]:
+    """The parameters of new modules; what a fold moves is not new."""
+    several = (m for m, edit, _ in added.modules if edit.start != "folded")
+    return dict.fromkeys(p for module in several for p in module.parameters())
 
 
 def leaf_sizes(plan: Plan, analysis: Analysis) -> dict[Axis, int]:

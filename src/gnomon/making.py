@@ -37,6 +37,24 @@ def make(edit: ModuleEdit, key: str, seed: int, factories: Factories) -> nn.Modu
 Started = tuple[tuple[nn.Module, ZeroStart], ...]
 
 
+class Tried:
+    """Modules that were made and started to see whether they can be: a growth may put them in."""
+
+    def __init__(self) -> None:
+        self._ready: dict[tuple[str, int], tuple[ModuleEdit, nn.Module, Started]] = {}
+
+    def keep(
+        self, edit: ModuleEdit, key: str, seed: int, module: nn.Module, started: Started
+    ) -> None:
+        """Keep a module that nobody else holds."""
+        self._ready[key, seed] = edit, module, started
+
+    def take(self, edit: ModuleEdit, key: str, seed: int) -> tuple[nn.Module, Started] | None:
+        """Hand over what was made for this very edit, once."""
+        found = self._ready.pop((key, seed), None)
+        return found[1:] if found is not None and found[0] is edit else None
+
+
 def start(module: nn.Module, edit: ModuleEdit, key: str, seed: int) -> Started:
     """Bring a module to where it starts: zero in its branch, or the identity.
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
 import torch
-import torch.utils._pytree as pytree
 from torch import nn
 
 from gnomon.axes import Axis, Misfit, resolve, split
 from gnomon.groups import Analysis
 from gnomon.ops.context import Op
-from gnomon.tape import Call, record
+from gnomon.tape import Call, Recording, record
 
 _COPIES = ("clone", "as_strided_", "contiguous", "alias", "detach", "empty_like")
 _SYNONYMS = {"_unsafe_view": "view", "_reshape_alias": "view", "reshape": "view"}
@@ -101,11 +100,41 @@ class Prediction:
             if self._first_only and i:
                 break
             found = self._compare(i, model, call, training)
-            if found is not None:
+            if isinstance(found, Difference):
                 return found
         return None
 
-    def _compare(self, i: int, model: nn.Module, call: Call, training: bool) -> Difference | None:
+    def runs(
+        self,
+        model: nn.Module,
+        calls: Sequence[Call],
+        *,
+        training: bool,
+        keep: bool,
+        on_op: Callable[[Op], None] | None = None,
+    ) -> list[Recording] | None:
+        """The passes of one mode, or None if one is not as expected.
+
+        keep: whether they keep their operations. on_op: called after each operation.
+        """
+        passes: list[Recording] = []
+        for i, call in enumerate(calls):
+            run = self._compare(2 * i + training, model, call, training, keep=keep, on_op=on_op)
+            if isinstance(run, Difference):
+                return None
+            passes.append(run)
+        return passes
+
+    def _compare(
+        self,
+        i: int,
+        model: nn.Module,
+        call: Call,
+        training: bool,
+        *,
+        keep: bool = False,
+        on_op: Callable[[Op], None] | None = None,
+    ) -> Difference | Recording:
         found: list[Difference] = []
         position = itertools.count()
 
@@ -117,19 +146,21 @@ class Prediction:
                 if problem:
                     found.append(Difference(i, at, problem))
                     raise _Differs
+            if on_op is not None:
+                on_op(op)
 
-        fault = None
+        fault = run = None
         fake = self.analysis.fake
         try:
-            record(model, call, training=training, fake=fake, keep=False, on_op=look)
+            run = record(model, call, training=training, fake=fake, keep=keep, on_op=look)
         except Exception as raised:  # whatever a foreign forward raises on other shapes
             fault = raised
         if found:
             return found[0]
         ran = next(position)
-        if fault is not None:
+        if run is None:
             return Difference(i, ran, f"{type(fault).__name__}: {str(fault)[:160]}")
-        return None if ran == len(self.tapes[i]) else Difference(i, ran, "fewer operations ran")
+        return run if ran == len(self.tapes[i]) else Difference(i, ran, "fewer operations ran")
 
 
 def slice_start(op: Op) -> tuple[int, int] | None:
@@ -153,8 +184,7 @@ def essential(ops: Sequence[Op]) -> list[Op]:
 def constants(op: Op) -> tuple[object, ...]:
     """The floats of an operation, and the integers of a pointwise one: widths may hide in them."""
     counts = torch.Tag.pointwise in op.func.tags or op.name in _FILLS
-    leaves = pytree.tree_leaves((op.args, dict(op.kwargs)))
-    numbers = [x for x in leaves if type(x) is float or (counts and type(x) is int)]
+    numbers = [x for x in op.leaves() if type(x) is float or (counts and type(x) is int)]
     if op.name == "lift_fresh" and op.args[0].numel() == 1 and not op.args[0].is_meta:
         numbers.append(op.args[0].item())  # torch.tensor(x.shape[1])
     return tuple(numbers)

@@ -13,8 +13,9 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
+from gnomon.adjustments import After, adjust, check_adjustments, in_order
 from gnomon.grower import Grower, Morph
 from gnomon.receipt import Receipt
 
@@ -178,15 +179,24 @@ class OnPlateau(Schedule):
         return iter(())
 
 
+class Grow(Protocol):
+    """A way to make one growth."""
+
+    def __call__(self, what: Morph, /, *, seed: int) -> Receipt:
+        """In place, proved, or undone."""
+
+
 @dataclass
 class Timeline:
     """A schedule and what has happened of it so far.
 
     seed: the i-th growth draws with seed + i.
+    after: what happens to the optimizers at each growth: one adjustment, or several in order.
     """
 
     schedule: Schedule
     seed: int = 0
+    after: After = ()
     memory: dict[str, Any] = field(default_factory=dict)
     grown: int = 0
 
@@ -197,6 +207,16 @@ class Timeline:
             )
         if isinstance(self.seed, bool) or not isinstance(self.seed, int):
             raise ValueError(f"seed must be a whole number, not {self.seed!r}")
+        in_order(self.after)
+
+    def check(self, grower: Grower) -> None:
+        """Raise Unsupported if `after` cannot act on this grower's optimizers.
+
+        From now on is measured what `after` needs to know of the steps before a growth: call it,
+        or `advance`, before the first step.
+        """
+        if in_order(self.after):
+            check_adjustments(grower.optimizers, self.after)
 
     def advance(
         self,
@@ -208,13 +228,25 @@ class Timeline:
     ) -> list[Receipt]:
         """Grow by what is due now. Call it as often as you like: each moment comes once.
 
-        Raises what Grower.grow raises; what was applied before the error stays applied.
+        Raises what Grower.grow raises; what was applied before the error stays applied. What
+        `after` cannot do is refused before a growth: Unsupported.
         """
-        receipts = []
-        for morph in self.schedule.due(Moment(step, epoch, metrics or {}), self.memory):
-            receipts.append(grower.grow(morph, seed=self.seed + self.grown))
-            self.grown += 1
-        return receipts
+        self.check(grower)
+        due = tuple(self.schedule.due(Moment(step, epoch, metrics or {}), self.memory))
+        if not due:
+            return []
+        with grower.moment():
+            return [self.grow(grower, morph, grower.grow) for morph in due]
+
+    def grow(self, grower: Grower, morph: Morph, how: Grow) -> Receipt:
+        """Make the next growth in a given way, such as `grower.grow`, and adjust to it."""
+        if in_order(self.after):
+            check_adjustments(grower.optimizers, self.after, growing=True)
+        receipt = how(morph, seed=self.seed + self.grown)
+        self.grown += 1
+        if in_order(self.after):
+            adjust(grower, receipt, self.after)
+        return receipt
 
     def state_dict(self) -> dict[str, Any]:
         """What has happened so far, as plain data."""

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections import OrderedDict, deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from operator import is_
 from typing import Any
 
 import numpy
@@ -20,21 +21,26 @@ from torch import Tensor, nn
 from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 
 _PLAIN = (int, float, complex, str, bytes, bool, type(None), type, torch.dtype, torch.device)
+# Most values are of one of these kinds: nothing to look into. (Parameters: see `keep_storage`.)
+_PLAIN_ITSELF = frozenset((*_PLAIN, nn.Parameter))
+_CONTAINERS = frozenset((dict, OrderedDict, list, set, deque))
 _Restore = Callable[[], None]
 
 
 @contextlib.contextmanager
 def unchanged(model: nn.Module) -> Iterator[None]:
     """Restore attributes, buffers, parameters' storages and the global generators afterwards."""
-    snapshot = _Snapshot()
-    for module in model.modules():
-        snapshot.visit(module.__dict__)
-    for parameter in model.parameters():
+    modules = list(model.modules())
+    snapshot = _Snapshot(modules)
+    snapshot.visit([module.__dict__ for module in modules])
+    parameters = _distinct(p for module in modules for p in module._parameters.values())
+    buffers = _distinct(b for module in modules for b in module._buffers.values())
+    for parameter in parameters:
         snapshot.keep_storage(parameter)
     python, numpy_state = random.getstate(), numpy.random.get_state()
-    devices = {t.device.index or 0 for t in model.parameters() if t.device.type == "cuda"}
+    devices = {t.device.index or 0 for t in parameters if t.is_cuda}
     # A loss that is still alive counts writes to what it saved; ours are taken back.
-    counters = _unsafe_preserve_version_counter((*model.parameters(), *model.buffers()))
+    counters = _unsafe_preserve_version_counter((*parameters, *buffers))
     with counters, torch.random.fork_rng(devices=sorted(devices)):
         try:
             yield
@@ -44,41 +50,60 @@ def unchanged(model: nn.Module) -> Iterator[None]:
             snapshot.restore()
 
 
-class _Snapshot:
-    """What hung on the modules, as a list of functions that put it back."""
+def _distinct(tensors: Iterable[Any]) -> list[Any]:
+    return list({id(t): t for t in tensors if t is not None}.values())
 
-    def __init__(self) -> None:
-        self._seen: set[int] = set()
-        self._kept: list[object] = []  # ids are keys, so nothing may be freed meanwhile
+
+class _Snapshot:
+    """What hung on the modules, and functions that put it back."""
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        self._seen = set(map(id, modules))
+        self._kept: list[object] = [modules]  # ids are keys, so nothing may be freed meanwhile
+        self._empty: list[Any] = []  # most containers of a module hold nothing
+        self._dicts: list[tuple[dict[Any, Any], dict[Any, Any]]] = []
         self._restore: list[_Restore] = []
 
     def restore(self) -> None:
+        for value in self._empty:
+            if value:
+                value.clear()
+        for held, content in self._dicts:
+            if not _same_entries(held, content):
+                held.clear()
+                held.update(content)
         for put_back in self._restore:
             put_back()
 
-    def visit(self, value: Any) -> None:
-        """Remember a value's contents, and those of everything it holds."""
-        waiting = [value]
+    def visit(self, waiting: list[Any]) -> None:
+        """Remember the contents of these values, and those of everything they hold."""
+        seen, kept = self._seen, self._kept
         while waiting:
             value = waiting.pop()
-            if isinstance(value, _PLAIN) or id(value) in self._seen:
+            kind = type(value)
+            if kind in _PLAIN_ITSELF:
                 continue
-            self._seen.add(id(value))
-            self._kept.append(value)
-            waiting += self._look(value)
+            if kind in _CONTAINERS and not value:
+                self._empty.append(value)
+            elif id(value) not in seen:
+                seen.add(id(value))
+                kept.append(value)
+                waiting += self._look(value)
 
-    def _look(self, value: Any) -> list[Any]:
+    def _look(self, value: Any) -> Collection[Any]:
         if isinstance(value, dict):
-            return self._keep_dict(value)
+            content = dict(value)
+            self._dicts.append((value, content))
+            return content.values()
         if isinstance(value, list | deque | set):
             return self._keep_collection(value)
         if isinstance(value, Tensor):  # (isinstance of nn.Parameter is slow, and asked often)
             if type(value) is not nn.Parameter and not getattr(value, "_is_param", False):
                 self._keep_tensor(value)
-        elif isinstance(value, nn.Module):
-            return []  # all of them are visited anyway
+        elif isinstance(value, (nn.Module, *_PLAIN)):
+            return ()  # all modules are visited anyway
         elif isinstance(value, tuple):
-            return list(value)
+            return value
         elif isinstance(value, torch.Generator):
             state = value.get_state()
             self._restore.append(lambda: _set_state(value, state))
@@ -91,32 +116,14 @@ class _Snapshot:
             bits, numbers = value.bit_generator, value.bit_generator.state
             self._restore.append(lambda: setattr(bits, "state", numbers))
         elif isinstance(getattr(value, "__dict__", None), dict) and not callable(value):
-            return [value.__dict__]
-        return []
+            return (value.__dict__,)
+        return ()
 
-    def _keep_dict(self, value: dict[Any, Any]) -> list[Any]:
-        content = dict(value)
-
-        def put_back() -> None:
-            same = len(value) == len(content) and all(
-                k is j and v is w
-                for (k, v), (j, w) in zip(value.items(), content.items(), strict=True)
-            )
-            if not same:
-                value.clear()
-                value.update(content)
-
-        self._restore.append(put_back)
-        return list(content.values())
-
-    def _keep_collection(self, value: Any) -> list[Any]:
+    def _keep_collection(self, value: Any) -> Collection[Any]:
         content = list(value)
 
         def put_back() -> None:
-            now = list(value)
-            if len(now) != len(content) or any(
-                a is not b for a, b in zip(now, content, strict=True)
-            ):
+            if len(value) != len(content) or not all(map(is_, value, content)):
                 value.clear()
                 value.update(content) if isinstance(value, set) else value.extend(content)
 
@@ -151,17 +158,24 @@ class _Snapshot:
 
         One that calls `backward` leaves a gradient where there was none.
         """
+        if parameter.is_meta:
+            return
         storage, gradient = parameter.detach(), parameter.grad
+        address, shape = storage.data_ptr(), storage.shape
 
         def put_back() -> None:
-            if parameter.data_ptr() != storage.data_ptr() or parameter.shape != storage.shape:
+            if parameter.data_ptr() != address or parameter.shape != shape:
                 with torch.no_grad():
                     parameter.set_(storage)  # type: ignore[call-overload]
             if parameter.grad is not gradient:
                 parameter.grad = gradient
 
-        if not parameter.is_meta:
-            self._restore.append(put_back)
+        self._restore.append(put_back)
+
+
+def _same_entries(a: dict[Any, Any], b: dict[Any, Any]) -> bool:
+    same = len(a) == len(b) and all(map(is_, a.values(), b.values()))
+    return same and all(map(is_, a, b))
 
 
 def _set_state(generator: torch.Generator, state: Tensor) -> None:
@@ -169,4 +183,6 @@ def _set_state(generator: torch.Generator, state: Tensor) -> None:
 
 
 def _same_bits(a: Tensor, b: Tensor) -> bool:
+    if a.dtype == b.dtype and a.device == b.device and torch.equal(a, b):
+        return True  # the rule; with NaN in it a tensor is not equal to itself
     return bool(((a == b) | ((a != a) & (b != b))).all())

@@ -19,36 +19,65 @@ def batch_sums(x: Tensor) -> Sums:
     return flat.new_tensor(flat.shape[1]), flat.sum(1), (flat * flat).sum(1)
 
 
+def _by_batch(op: Op) -> bool:
+    """Whether a norm that was given running statistics used those of the batch."""
+    return "with_update" in op.name or (len(op.args) > 5 and op.args[5] is True)
+
+
+class Watch:
+    """Gathers, while a model runs in train mode, what these running statistics would be.
+
+    Batch norms normalise with the batch's own statistics there, so every norm sees what it would
+    see after calibration. apart: none did otherwise, so the passes themselves did not depend on
+    these running statistics.
+    """
+
+    def __init__(self, model: nn.Module, names: Collection[str]) -> None:
+        self._wanted = {id(t): n for n, t in owned_tensors(model).items() if n in names}
+        self._sums: dict[tuple[str, int], Sums] = {}
+        self.apart = True
+
+    def __bool__(self) -> bool:
+        return bool(self._wanted)
+
+    def look(self, op: Op) -> None:
+        """See one operation, right after it ran."""
+        if not self._wanted:
+            return
+        arriving: Sums | None = None
+        read = sum(id(t) in self._wanted for t in op.tensors())
+        for position in (3, 4):  # running mean, running variance
+            buffer = op.args[position] if len(op.args) > position else None
+            if isinstance(buffer, Tensor) and id(buffer) in self._wanted:
+                arriving = arriving or batch_sums(op.args[0])
+                self._add((self._wanted[id(buffer)], position), arriving)
+                read -= _by_batch(op)
+        self.apart &= not read
+
+    def _add(self, key: tuple[str, int], new: Sums) -> None:
+        count, total, squares = new
+        if key in self._sums:
+            more = self._sums[key]
+            count, total, squares = count + more[0], total + more[1], squares + more[2]
+        self._sums[key] = count, total, squares
+
+    def measured(self) -> dict[str, Tensor]:
+        """Per buffer, one value per channel."""
+        measured = {}
+        for (name, position), (count, total, squares) in self._sums.items():
+            variance = (squares - total**2 / count) / (count - 1).clamp(min=1)
+            measured[name] = total / count if position == 3 else variance.clamp(min=0)
+        return measured
+
+
 def measure_statistics(
     model: nn.Module, calls: Sequence[Call], names: Collection[str]
 ) -> dict[str, Tensor]:
-    """Batch statistics for these running statistics: per buffer, one value per channel.
-
-    One train-mode pass per call. Batch norms normalise with the batch's own statistics there, so
-    every norm sees what it would see after calibration.
-    """
-    wanted = {id(t): n for n, t in owned_tensors(model).items() if n in names}
-    sums: dict[tuple[str, int], Sums] = {}
-
-    def look(op: Op) -> None:
-        for position in (3, 4):  # running mean, running variance
-            buffer = op.args[position] if len(op.args) > position else None
-            if isinstance(buffer, Tensor) and id(buffer) in wanted:
-                key = wanted[id(buffer)], position
-                count, total, squares = batch_sums(op.args[0])
-                if key in sums:
-                    more = sums[key]
-                    count, total, squares = count + more[0], total + more[1], squares + more[2]
-                sums[key] = count, total, squares
-
-    if wanted:
-        for call in calls:
-            record(model, call, training=True, fake=False, keep=False, on_op=look)
-    measured = {}
-    for (name, position), (count, total, squares) in sums.items():
-        variance = (squares - total**2 / count) / (count - 1).clamp(min=1)
-        measured[name] = total / count if position == 3 else variance.clamp(min=0)
-    return measured
+    """Batch statistics for these running statistics, from one train-mode pass per call."""
+    watch = Watch(model, names)
+    for call in calls if watch else ():
+        record(model, call, training=True, fake=False, keep=False, on_op=watch.look)
+    return watch.measured()
 
 
 def statistics_of(plan: Plan) -> set[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -114,12 +115,16 @@ def _parts(value: Any) -> Iterable[Any]:
 
 def owned_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Parameters, then buffers, by name; one that is shared appears once."""
-    seen: dict[int, str] = {}
+    seen: set[int] = set()
     owned: dict[str, Tensor] = {}
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if id(tensor) not in seen:
-            seen[id(tensor)] = name
-            owned[name] = tensor
+    modules = [(f"{path}." if path else "", module) for path, module in model.named_modules()]
+    held = [(prefix, module._parameters) for prefix, module in modules]
+    held += [(prefix, module._buffers) for prefix, module in modules]
+    for prefix, tensors in held:
+        for name, tensor in tensors.items():
+            if tensor is not None and id(tensor) not in seen:
+                seen.add(id(tensor))
+                owned[prefix + name] = tensor
     return owned
 
 
@@ -128,23 +133,21 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(
         self,
-        model: nn.Module,
+        parameters: Iterable[Tensor],
         *,
         fake: bool,
         keep: bool = True,
         on_op: Callable[[Op], None] | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._keep, self._on_op = keep, on_op
+        self._keep, self._on_op, self._watched = keep, on_op, keep or on_op is not None
         self.ops: list[Op] = []
         self.random: set[str] = set()
         self.visits: list[Visit] = []
         self._stack: list[nn.Module] = []
         self._starts: list[int] = []
         self._fake = fake
-        self._parameters = (
-            {} if fake else {p.untyped_storage()._cdata: p for p in model.parameters()}
-        )
+        self._parameters = {} if fake else {p.untyped_storage()._cdata: p for p in parameters}
         self._overwritten: list[tuple[Tensor, Tensor]] = []
 
     def __torch_dispatch__(
@@ -155,18 +158,20 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        name = func._schema.name.partition("::")[2]
-        if func._schema.is_mutable and self._parameters:
+        name, is_mutable, is_random = _nature(func)
+        if is_mutable and self._parameters:
             self._save_overwritten(args)
         settled = None
-        if torch.Tag.nondeterministic_seeded in func.tags:
+        if is_random:
             self.random.add(name)
             settled = None if self._fake else SETTLED.get(name)
         out = settled(func, *args, **kwargs) if settled else func(*args, **kwargs)
-        several = out if isinstance(out, list | tuple) else [out]
-        outputs = tuple(o for o in several if isinstance(o, Tensor))
-        if outputs and (self._keep or self._on_op):
-            shapes = tuple(tuple(o.shape) for o in outputs)  # squeeze_ and others change them later
+        if not self._watched:
+            return out
+        several = out if isinstance(out, list | tuple) else (out,)
+        outputs = tuple([o for o in several if isinstance(o, Tensor)])
+        if outputs:
+            shapes = tuple([tuple(o.shape) for o in outputs])  # squeeze_ and others change them
             op = Op(func, name, args, kwargs, outputs, shapes, tuple(self._stack))
             if self._keep:
                 self.ops.append(op)
@@ -175,7 +180,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
     def _save_overwritten(self, args: tuple[Any, ...]) -> None:
-        for arg in pytree.tree_leaves(args[:1]):  # in-place operations write their first argument
+        first = args[:1]  # in-place operations write their first argument
+        for arg in first if first and isinstance(first[0], Tensor) else pytree.tree_leaves(first):
             if isinstance(arg, Tensor) and not isinstance(arg, FakeTensor):
                 owner = self._parameters.pop(arg.untyped_storage()._cdata, None)
                 if owner is not None:
@@ -204,6 +210,13 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             after.remove()
             for owner, saved in self._overwritten:
                 owner.data.copy_(saved)
+
+
+@functools.cache
+def _nature(func: torch._ops.OpOverload) -> tuple[str, bool, bool]:
+    """An operation's name, whether it writes on an argument, whether it is random."""
+    name = func._schema.name.partition("::")[2]
+    return name, func._schema.is_mutable, torch.Tag.nondeterministic_seeded in func.tags
 
 
 def _filled(value: Callable[..., Any]) -> Callable[..., Any]:
@@ -266,7 +279,8 @@ def record(
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))  # composite operations hide in it
         stack.enter_context(torch.set_grad_enabled(gradients))
-        for device in {p.device.type for p in model.parameters()} | {"cpu"}:
+        parameters = list(model.parameters())
+        for device in {p.device.type for p in parameters} | {"cpu"}:
             if torch.amp.autocast_mode.is_autocast_available(device):
                 stack.enter_context(torch.autocast(device, enabled=False))
         stack.enter_context(unchanged(model))
@@ -279,14 +293,14 @@ def record(
         args, kwargs = clone_inputs(call)
         if fake:
             mode = FakeTensorMode(allow_non_fake_inputs=True)
-            on_meta = any(p.is_meta for p in model.parameters())
+            on_meta = any(p.is_meta for p in parameters)
             args, kwargs = pytree.tree_map_only(
                 Tensor, lambda x: mode.from_tensor(x.to("meta") if on_meta else x), (args, kwargs)
             )
             stack.enter_context(mode)
         model.train(training)
         given = _tensors_only((args, kwargs))  # before the pass: it may take the inputs apart
-        recorder = Recorder(model, fake=fake, keep=keep, on_op=on_op)
+        recorder = Recorder(parameters, fake=fake, keep=keep, on_op=on_op)
         stack.enter_context(recorder.running())
         result = model(*args, **kwargs)
     found = tensors_in(result)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from operator import itemgetter
@@ -14,7 +15,7 @@ from torch.func import functional_call
 from gnomon.errors import NotProved, Unsupported
 from gnomon.ops.context import Op
 from gnomon.plan import Plan
-from gnomon.tape import Call, owned_tensors, record
+from gnomon.tape import Call, Recording, owned_tensors, record
 
 # The old and the new model are also compared in float64 if its weights fit this many bytes.
 FLOAT64_BUDGET = 1 << 30
@@ -85,22 +86,40 @@ class Before:
     answers: Answers
     training: list[Tensor]
 
-    def compared(self, model: nn.Module, calls: Sequence[Call], plan: Plan) -> Proof:
-        """How far the model has moved since, as far as the plan promises that it does not."""
-        new, rounded = answers(model, varied(calls)), _rounded(plan)
+    def compared(
+        self,
+        model: nn.Module,
+        calls: Sequence[Call],
+        plan: Plan,
+        evaluated: Sequence[Recording] = (),
+    ) -> tuple[Proof, Answers]:
+        """How far the model has moved since, as far as the plan promises that it does not.
+
+        evaluated: as for `answers`. Returns the new answers too.
+        """
+        new, rounded = answers(model, varied(calls), evaluated), _rounded(plan)
         if plan.claim != "expectation":
-            return compare(self.answers, new, rounded=rounded)
+            return compare(self.answers, new, rounded=rounded), new
         now = training_outputs(model, halves(calls))
         shown = compare(self.answers.in_eval_mode, new.in_eval_mode, rounded=rounded)
-        return replace(shown, expectation=largest_change(self.training, now))
+        return replace(shown, expectation=largest_change(self.training, now)), new
 
 
-def answers(model: nn.Module, calls: Sequence[Call]) -> Answers:
-    """Run the example inputs in both modes."""
+def answers(
+    model: nn.Module, calls: Sequence[Call], evaluated: Sequence[Recording] = ()
+) -> Answers:
+    """Run the example inputs in both modes.
+
+    evaluated: passes of the model as it is, in eval mode and on real tensors, on the first calls.
+    """
     outputs, precise, jittered = [], [], []
     double, own = _fits_budget(model), _is_double(model)
-    for call, training in ((c, m) for c in calls for m in (False, True)):
-        run = record(model, call, training=training, fake=False, keep=False, gradients=training)
+    for i, training in itertools.product(range(len(calls)), (False, True)):
+        call = calls[i]
+        if not training and i < len(evaluated):
+            run = evaluated[i]
+        else:
+            run = record(model, call, training=training, fake=False, keep=False, gradients=training)
         outputs.append([_plain(y) for y in run.outputs])
         if double:
             values = _double_answers(model, call, training)

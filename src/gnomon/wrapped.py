@@ -1,6 +1,8 @@
-"""What cannot be grown because it is not the model itself: wrappers, scripts, lazy layers."""
+"""What cannot be grown as it is: wrapped, sharded, scripted and lazy models."""
 
 from __future__ import annotations
+
+import sys
 
 import torch
 from torch import nn
@@ -26,10 +28,33 @@ def refuse_wrapped(model: nn.Module) -> None:
         raise InUse(
             f"{type(model).__name__} holds the parameters: grow model.module before wrapping"
         )
+    _refuse_sharded(model)
     if isinstance(model, torch._dynamo.eval_frame.OptimizedModule):
         raise InUse("a compiled model cannot be grown: grow the model itself, then compile it")
     if any(isinstance(m, torch.jit.ScriptModule) for m in model.modules()):
         raise Unsupported("a scripted module cannot be grown: grow the Python module, then script")
+
+
+def _refuse_sharded(model: nn.Module) -> None:
+    """Raise InUse where ranks hold only pieces of the parameters: FSDP, tensor parallelism."""
+    kinds = tuple(_loaded("torch.distributed.fsdp", "FSDPModule", "FullyShardedDataParallel"))
+    pieces = tuple(_loaded("torch.distributed.tensor", "DTensor"))
+    names = [n for n, m in model.named_modules() if isinstance(m, kinds)]
+    names += [n for n, t in model.named_parameters() if isinstance(t, pieces)]
+    names += [n for n, t in model.named_buffers() if isinstance(t, pieces)]
+    if names:
+        raise InUse(
+            f"the model is sharded at '{names[0] or type(model).__name__}' ({len(names)} modules "
+            f"and tensors), and no rank holds whole weights: grow before fully_shard, or gather a "
+            f"full state dict, load it into an unsharded model, grow that, and shard it again with "
+            f"a new optimizer"
+        )
+
+
+def _loaded(module: str, *names: str) -> list[type]:
+    """Classes of a module that the program has imported itself; importing it here costs seconds."""
+    known = sys.modules.get(module)
+    return [getattr(known, name) for name in names if hasattr(known, name)]
 
 
 def refuse_student(model: nn.Module) -> None:

@@ -10,6 +10,7 @@ the readers keep what of their initial values does not reach the output.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,7 +28,7 @@ from gnomon.plan import Plan
 from gnomon.planner import Planner
 from gnomon.rules import R2R
 from gnomon.rules.base import on_grid
-from gnomon.tape import Call, calls_of, owned_tensors, record
+from gnomon.tape import Call, Recording, calls_of, owned_tensors, record
 from gnomon.verify import TOLERANCE
 from gnomon.wrapped import refuse_wrapped
 
@@ -81,8 +82,10 @@ def make_zero(
     """As `start_at_zero`; returns what was done."""
     with torch.inference_mode(False):
         analysis = analyse(module, calls, {})
+        outputs = _outputs(module, calls) if analysis.fake else _outputs_of(analysis.recordings)
+        largest = _largest(outputs)
         start = plan_zero(module, calls, analysis, twins=twins, allow_dead=allow_dead)
-        scale = max(_largest(module, calls), _largest_reader(module, start))
+        scale = max(largest, _largest_reader(module, start))
         owned = owned_tensors(module)
         touched = [owned[e.name] for e in start.plan.edits]
         touched += [owned[start.bias]] if start.bias else []
@@ -105,7 +108,10 @@ def plan_zero(
     """Find the last two layers and the twins between them. Raises CannotPreserve."""
     what = f"a {type(module).__name__} cannot start at zero"
     try:
-        end = ending(module, record(module, calls[0], training=False, fake=False))
+        first = analysis.recordings[0]
+        if analysis.fake:
+            first = record(module, calls[0], training=False, fake=False)
+        end = ending(module, first)
         b = root(end, allow_dead=allow_dead)
         group = _hidden(analysis, end)
     except CannotPreserve as refusal:
@@ -245,12 +251,17 @@ def _unequal(x: Tensor, edit: TensorEdit, plan: Plan) -> str:
 def _outputs(module: nn.Module, calls: list[Call]) -> list[Tensor]:
     modes = ((call, training) for call in calls for training in (False, True))
     runs = [record(module, c, training=m, fake=False, keep=False) for c, m in modes]
+    return _outputs_of(runs)
+
+
+def _outputs_of(runs: Sequence[Recording]) -> list[Tensor]:
+    """What all of these passes returned."""
     return [y.detach() for run in runs for y in run.outputs]
 
 
-def _largest(module: nn.Module, calls: list[Call]) -> float:
-    """The largest output as it is now: what rounding is relative to."""
-    found = [float(y.abs().max().double()) for y in _outputs(module, calls) if y.numel()]
+def _largest(outputs: Sequence[Tensor]) -> float:
+    """The largest output: what rounding is relative to."""
+    found = [float(y.abs().max().double()) for y in outputs if y.numel()]
     largest = max(found, default=0.0)
     return largest if 0 < largest < math.inf else 1.0
 

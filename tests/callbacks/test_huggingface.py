@@ -44,14 +44,14 @@ class Tiny(nn.Module):
         return {"logits": logits} if loss is None else {"loss": loss, "logits": logits}
 
 
-def trainer(folder, schedule=SCHEDULE, *callbacks, **options):
+def trainer(folder, schedule=SCHEDULE, *callbacks, after=(), **options):
     """A quiet Trainer on the CPU, 4 steps per epoch, with its growth."""
     options = {"save_strategy": "epoch", "eval_strategy": "epoch"} | options
     arguments = TrainingArguments(
         str(folder), num_train_epochs=4, per_device_train_batch_size=12, learning_rate=1e-2,
         weight_decay=0.1, logging_steps=1, report_to=[], disable_tqdm=True, use_cpu=True, **options,
     )  # fmt: skip
-    growth = GrowthCallback(schedule, {"x": X[:12]}, seed=3)
+    growth = GrowthCallback(schedule, {"x": X[:12]}, seed=3, after=after)
     data = {"train_dataset": ROWS, "eval_dataset": ROWS}
     return Trainer(Tiny(), arguments, callbacks=[growth, *callbacks], **data), growth
 
@@ -86,6 +86,21 @@ def test_a_run_resumed_from_any_checkpoint_ends_with_the_same_bits(
         assert all(torch.equal(x, state[n]) for n, x in whole.model.state_dict().items())
         assert [p.to_json() for p in growth.history] == [p.to_json() for p in growth_too.history]
         assert losses(again).items() <= losses(whole).items()
+
+
+def test_rates_after_a_growth_are_resumed_from_any_checkpoint_to_the_same_bits(tmp_path):
+    after = [gn.DivideRate(2), gn.Rewarm(3), gn.NewWeights(0.5, 4, decay=0.0), gn.ByGradient(3)]
+    options = {"save_strategy": "steps", "save_steps": 3, "eval_strategy": "no"}
+    whole, _ = trainer(tmp_path, AT_STEPS, after=after, **options)
+    whole.train()
+    kept, _ = trainer(tmp_path / "kept", AT_STEPS, **options)
+    kept.train()
+    assert not torch.equal(whole.model.net[0].weight, kept.model.net[0].weight)
+    for i, folder in enumerate(checkpoints(tmp_path)[:-1]):
+        again, _ = trainer(tmp_path / f"again{i}", AT_STEPS, after=after, **options)
+        again.train(resume_from_checkpoint=replay(again, folder))
+        state = again.model.state_dict()
+        assert all(torch.equal(x, state[n]) for n, x in whole.model.state_dict().items())
 
 
 def test_the_history_is_json_beside_the_checkpoint(tmp_path):

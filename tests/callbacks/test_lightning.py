@@ -34,9 +34,9 @@ SCHEDULE = gn.At(WIDER, epoch=2) + PLATEAU
 AT_STEPS = gn.At(WIDER, step=6) + gn.At(DEEPER, step=9)  # in the midst of epochs
 
 
-def fitted(folder, schedule=SCHEDULE, *, ckpt_path=None, epochs=4, saved=None, **model):
+def fitted(folder, schedule=SCHEDULE, *, ckpt_path=None, epochs=4, saved=None, after=(), **model):
     """A model of a run, its growth and what was recorded."""
-    growth, record = GrowthCallback(schedule, seed=3), Recorder()
+    growth, record = GrowthCallback(schedule, seed=3, after=after), Recorder()
     run = trainer(folder, growth, record, epochs=epochs, saved=saved)
     module = Tiny(**model)
     run.fit(module, loader(), loader(), ckpt_path=ckpt_path)
@@ -102,6 +102,30 @@ def test_a_run_resumed_from_any_checkpoint_ends_with_the_same_bits(
     for i, path in enumerate(found[:-1]):
         again = fitted(tmp_path / str(i), schedule, ckpt_path=path, optimizer=optimizer)
         assert_same(whole, again)
+
+
+def test_rates_after_a_growth_are_resumed_from_any_checkpoint_to_the_same_bits(tmp_path):
+    after = [gn.DivideRate(2), gn.Rewarm(3), gn.NewWeights(0.5, 4, decay=0.0), gn.ByGradient(3)]
+    after.append(gn.NewGroup(weight_decay=0.0, lr=2e-2))
+    cosine = lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, T_max=4)  # noqa: E731
+    options = {"after": after, "scheduler": cosine}
+    whole = fitted(tmp_path / "whole", AT_STEPS, saved={"every_n_train_steps": 1}, **options)
+    kept = fitted(tmp_path / "kept", AT_STEPS, scheduler=cosine)
+    assert not torch.equal(whole[0].net[0].weight, kept[0].net[0].weight)
+    assert whole[2].rates == kept[2].rates  # what Lightning logs and schedulers see
+    found = checkpoints(tmp_path / "whole")
+    assert len(found) == 16
+    for i, path in enumerate(found[:-1]):
+        again = fitted(tmp_path / str(i), AT_STEPS, ckpt_path=path, **options)
+        assert_same(whole, again)
+
+
+def test_what_after_cannot_do_surfaces_before_training(tmp_path):
+    growth = GrowthCallback(AT_STEPS, after=gn.DivideRate(5))
+    with pytest.raises(gn.Unsupported, match="Rprop"):
+        trainer(tmp_path, growth).fit(Tiny(optimizer=torch.optim.Rprop), loader(), loader())
+    with pytest.raises(ValueError, match="after="):
+        GrowthCallback(AT_STEPS, after=5)
 
 
 def test_new_entries_start_with_steps_of_the_learning_rate(tmp_path):

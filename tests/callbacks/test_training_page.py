@@ -10,11 +10,12 @@ from ranks import docs_blocks, run_on_ranks
 from torch import nn
 
 import gnomon as gn
+from gnomon.adjustments import rates
 from gnomon.callbacks import Progress, replay
 from gnomon.models import ResNetCifar10
 
 PAGE = (Path(__file__).parents[2] / "docs/training.md").read_text()
-LOOP, SIMULATE, LIGHTNING, HUGGING_FACE, RANKS, RESUME = range(6)
+LOOP, RATES, SIMULATE, LIGHTNING, HUGGING_FACE, RANKS, RESUME = range(7)
 
 
 def test_the_loop_grows_by_epoch_and_by_plateau():
@@ -26,6 +27,20 @@ def test_the_loop_grows_by_epoch_and_by_plateau():
     exec(docs_blocks()[LOOP], names)
     morphs = [plan.morph.partition("(")[0] for plan in names["grower"].history]
     assert morphs == ["Widen", "Deepen"]
+
+
+def test_the_rates_of_the_page_are_the_curve_times_the_factor(capsys):
+    model = ResNetCifar10(1 / 8)
+    x, y = torch.randn(4, 3, 16, 16), torch.randint(0, 10, (4,))
+    names = {"gn": gn, "torch": torch, "model": model, "example_inputs": x, "rates": rates}
+    names |= {"batches": [(x, y)] * 8, "cross_entropy": nn.functional.cross_entropy}
+    names["optimizer"] = torch.optim.AdamW(model.parameters())
+    exec(docs_blocks()[RATES], names)
+    (curve,), (really,) = names["cosine"].get_last_lr(), rates(names["optimizer"])
+    before = names["grower"].history[0].parameters[0]
+    factor = (before / sum(p.numel() for p in model.parameters())) ** 0.5
+    assert really == pytest.approx(curve * factor) and factor < 0.95
+    assert str(curve) in capsys.readouterr().out
 
 
 def test_the_simulation_is_the_one_that_is_shown(capsys):

@@ -26,6 +26,7 @@ from transformers import (  # type: ignore[import-not-found, unused-ignore]
     TrainerCallback,
 )
 
+from gnomon.adjustments import After
 from gnomon.callbacks.resuming import Progress
 from gnomon.callbacks.resuming import replay as replay_plans
 from gnomon.errors import BadCheckpoint, Unsupported
@@ -49,6 +50,7 @@ class GrowthCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
                     those of evaluation, with their prefix: "eval_loss".
     example_inputs: as for `gn.Grower`; on the CPU or wherever the model is.
     seed:           the i-th growth draws with seed + i.
+    after:          what happens to the optimizer at each growth, as in `gn.Timeline`.
     rehearse:       go through what the schedule knows beforehand at the start, without weights.
     ops, rules, blocks: op rules, rule classes and block factories of your own.
 
@@ -62,12 +64,13 @@ class GrowthCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
         example_inputs: object,
         seed: int = 0,
         *,
+        after: After = (),
         rehearse: bool = True,
         ops: Mapping[str, OpRule] | None = None,
         rules: Sequence[type[Rule]] = (),
         blocks: Mapping[str, Callable[..., nn.Module]] | None = None,
     ) -> None:
-        self.timeline = Timeline(schedule, seed)
+        self.timeline = Timeline(schedule, seed, after)
         self.history: tuple[Plan, ...] = ()
         self.receipts: list[Receipt] = []
         self._inputs, self._rehearse = example_inputs, rehearse
@@ -78,6 +81,7 @@ class GrowthCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Find out now what would be refused later."""
         self._grower = self._made(kwargs["model"], kwargs["optimizer"])
+        self.timeline.check(self._grower)
         if self._rehearse and not self.history:
             epochs = math.ceil(args.num_train_epochs)
             per_epoch = max(1, math.ceil(state.max_steps / max(1, epochs)))
@@ -130,6 +134,11 @@ class GrowthCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
                     data["waiting"].append([name, steps, entries is not None])
                     if entries is not None:
                         masks[str(len(data["waiting"]) - 1)] = entries.contiguous()
+        data["paces"] = []
+        for number, pace in enumerate(now.paces):
+            data["paces"].append(pace.get("plain"))
+            own = pace.get("masks", {})
+            masks |= {f"{number}|{key}": mask.contiguous() for key, mask in own.items()}
         save_file(masks, folder / _MASKS)
         temporary = folder / f"{_PLAIN}.part"
         temporary.write_text(json.dumps(data))
@@ -144,13 +153,24 @@ class GrowthCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
             for i, (name, steps, whole) in enumerate(data["waiting"]):
                 waiting.setdefault(name, []).append([masks[str(i)] if whole else None, steps])
             timeline, plain = data["timeline"], data["plain"]
+            paces = [_pace(i, pace, masks) for i, pace in enumerate(data.get("paces", ()))]
             self.timeline.load_state_dict(timeline)
             self._measured = dict(timeline["measured"])
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as fault:
             raise BadCheckpoint(f"'{folder}' has no growth history to read ({fault})") from None
-        progress = Progress.from_state_dict({"plain": plain, "waiting": [waiting]}, self.rules)
+        state = {"plain": plain, "waiting": [waiting], "paces": paces}
+        progress = Progress.from_state_dict(state, self.rules)
         self.history = progress.history
         return progress
+
+
+def _pace(number: int, plain: Any, masks: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What `Progress` knows of one optimizer's rates, out of a folder's two files."""
+    if plain is None:
+        return {}
+    start = f"{number}|"
+    own = {key.removeprefix(start): m for key, m in masks.items() if key.startswith(start)}
+    return {"plain": plain, "masks": own}
 
 
 def replay(trainer: Trainer, checkpoint: str | os.PathLike[str]) -> str:

@@ -22,6 +22,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 
+from gnomon.adjustments import After, check_adjustments
 from gnomon.callbacks.distributed import from_rank_zero, grow_together
 from gnomon.callbacks.resuming import Progress, numbers_in, replay
 from gnomon.errors import BadCheckpoint, Unsupported
@@ -44,6 +45,7 @@ class GrowthCallback(Callback):  # type: ignore[misc, unused-ignore]
     example_inputs: as for `gn.Grower`; by default the module's `example_input_array`, else what
                     `forward` takes of the batch that comes next.
     seed:           the i-th growth draws with seed + i.
+    after:          what happens to the optimizers at each growth, as in `gn.Timeline`.
     rehearse:       go through what the schedule knows beforehand at the start, without weights, so
                     that a refusal comes before training.
     ops, rules, blocks: op rules, rule classes and block factories of your own (`gn.Grower`,
@@ -59,13 +61,14 @@ class GrowthCallback(Callback):  # type: ignore[misc, unused-ignore]
         example_inputs: object = None,
         seed: int = 0,
         *,
+        after: After = (),
         rehearse: bool = True,
         ops: Mapping[str, OpRule] | None = None,
         rules: Sequence[type[Rule]] = (),
         blocks: Mapping[str, Callable[..., nn.Module]] | None = None,
     ) -> None:
         super().__init__()
-        self.timeline = Timeline(schedule, seed)
+        self.timeline = Timeline(schedule, seed, after)
         self.history: tuple[Plan, ...] = ()
         self.receipts: list[Receipt] = []
         self._inputs, self._rehearse = example_inputs, rehearse
@@ -141,6 +144,10 @@ class GrowthCallback(Callback):  # type: ignore[misc, unused-ignore]
             self._restored.regroup(pl_module, trainer.optimizers)
             self._restored = None
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find out now what `after` would be refused for later, and begin to measure."""
+        check_adjustments(trainer.optimizers, self.timeline.after)
+
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note what is known without this validation."""
         self._before_validation = set(trainer.callback_metrics)
@@ -186,10 +193,7 @@ class GrowthCallback(Callback):  # type: ignore[misc, unused-ignore]
         with _unwrapped(trainer):
             grower = self._grower(trainer, pl_module, batch)
             for morph in morphs:
-                receipt = grow_together(
-                    grower, morph, seed=self.timeline.seed + self.timeline.grown
-                )
-                self.timeline.grown += 1
+                receipt = self.timeline.grow(grower, morph, partial(grow_together, grower))
                 self.history = grower.history
                 self.receipts.append(receipt)
                 self._tell(trainer, receipt)

@@ -6,6 +6,7 @@ What a framework's checkpoint lacks, as plain data (JSON, and masks as tensors; 
     groups    which parameters each optimizer holds, by name and in order: a checkpoint numbers
               them, and growing has put new ones at the ends of groups
     waiting   the entries whose second moments still follow their first gradients
+    paces     what adjustments (`Timeline(after=...)`) have made of rates, and of which entries
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gnomon.additions import build_for_load, put
+from gnomon.adjustments.saving import load_pace, pace_state
 from gnomon.errors import BadCheckpoint, GrowthError
 from gnomon.fingerprint import structure
 from gnomon.first_gradients import FirstGradients
@@ -39,30 +41,33 @@ class Progress:
     history: tuple[Plan, ...] = ()
     groups: Groups = field(default_factory=list)
     waiting: Masks = field(default_factory=list)
+    paces: list[dict[str, Any]] = field(default_factory=list)
 
     @staticmethod
     def of(model: nn.Module, history: Sequence[Plan], optimizers: Sequence[Optimizer]) -> Progress:
         """As it is now."""
+        paces = [pace_state(model, optimizer) for optimizer in optimizers]
         if not history:
-            return Progress()
+            return Progress(paces=paces if any(paces) else [])
         masks = [_waiting(model, optimizer) for optimizer in optimizers]
-        return Progress(tuple(history), groups_of(model, optimizers), masks)
+        return Progress(tuple(history), groups_of(model, optimizers), masks, paces)
 
     def state_dict(self) -> dict[str, Any]:
         """As text and tensors."""
         plain = {"history": [json.loads(p.to_json()) for p in self.history], "groups": self.groups}
-        return {"plain": json.dumps(plain), "waiting": self.waiting}
+        return {"plain": json.dumps(plain), "waiting": self.waiting, "paces": self.paces}
 
     @staticmethod
     def from_state_dict(state: Mapping[str, Any], rules: Sequence[type[Rule]] = ()) -> Progress:
-        """What `state_dict` gave. Raises BadCheckpoint for anything else."""
+        """What `state_dict` gave, of an older version too. Raises BadCheckpoint otherwise."""
         try:
             plain = json.loads(state["plain"])
             plans = [json.dumps(p) for p in plain["history"]]
             groups, masks = list(plain["groups"]), list(state["waiting"])
+            paces = list(state.get("paces", ()))
         except (ValueError, KeyError, TypeError, RecursionError) as fault:
             raise BadCheckpoint(f"a growth history that cannot be read ({fault!r})") from None
-        return Progress(tuple(Plan.from_json(p, rules) for p in plans), groups, masks)
+        return Progress(tuple(Plan.from_json(p, rules) for p in plans), groups, masks, paces)
 
     def regroup(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
         """Bring fresh optimizers of the grown model to the groups of then, and wait again."""
@@ -70,6 +75,12 @@ class Progress:
             regroup(model, optimizers, self.groups)
             for optimizer, masks in zip(optimizers, self.waiting, strict=True):
                 _wait(model, optimizer, masks)
+        if self.paces and len(self.paces) != len(optimizers):
+            raise BadCheckpoint(
+                f"the checkpoint has rates for {len(self.paces)} optimizers, not {len(optimizers)}"
+            )
+        for optimizer, state in zip(optimizers, self.paces, strict=False):
+            load_pace(model, optimizer, state)
 
 
 def replay(

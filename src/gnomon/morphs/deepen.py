@@ -75,7 +75,7 @@ class Deepen:
         place = place_of(subject, self.after)
         try:
             first = self._edit(subject, place)
-            module = self._tried(first, seed, place.output)
+            module = self._tried(subject, first, seed, place.output)
         except GrowthError as refusal:
             raise type(refusal)(f"{self} cannot be done: {refusal}") from None
         edits = _repeated(first, place, self.count)
@@ -135,12 +135,15 @@ class Deepen:
     def _wrapped(self, module: nn.Module) -> nn.Module:
         return module if isinstance(self.rule, Net2Net) else Residual(module)
 
-    def _tried(self, edit: ModuleEdit, seed: int, arriving: Tensor) -> nn.Module:
+    def _tried(
+        self, subject: Subject, edit: ModuleEdit, seed: int, arriving: Tensor
+    ) -> nn.Module:
         """Make the block once, to learn now whether it fits and can start as it should."""
-        module = make(edit, edit.place, seed, {})
+        key = f"{edit.place}|0"
+        module = make(edit, key, seed, {})
         check_shape(module, edit)
         if not any(p.is_meta for p in module.parameters()):
-            start(module, edit, edit.place, seed)
+            subject.tried.keep(edit, key, seed, module, start(module, edit, key, seed))
             if edit.start == "identity" and not isinstance(arriving, FakeTensor):
                 check_identity(module, edit, arriving)
         return module

@@ -129,7 +129,7 @@ class _Probe(nn.Module):
 
 def _runs_through(subject: Subject, after: str, module: nn.Module) -> bool:
     """Whether a module inserted behind another is run once, on its output, and nothing changes."""
-    before = _runs(subject)  # now: training may have moved the outputs since the analysis
+    before = subject.analysis.recordings if subject.fresh else _runs(subject)
     probe = _Probe()
     _, undo = insertion.insert(subject.model, after, probe)
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ from torch import nn
 from gnomon.fingerprint import fingerprint, structure
 from gnomon.flops import block_flops, grown_flops
 from gnomon.groups import Analysis, analyse
+from gnomon.making import Tried
 from gnomon.ops.context import Table
 from gnomon.tape import Call
 
@@ -26,12 +27,18 @@ class Costs(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """A model that was analysed on some calls."""
+    """A model that was analysed on some calls.
+
+    fresh: whether that was just now, so that nothing can have changed since.
+    tried: where a morph leaves modules that it has made to see whether they can be.
+    """
 
     model: nn.Module
     analysis: Analysis
     calls: list[Call]
     ops: Table
+    fresh: bool = False
+    tried: Tried = field(default_factory=Tried)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -45,8 +45,17 @@ class Op:
 
     def tensors(self) -> list[Tensor]:
         """All tensor arguments, those inside lists too."""
-        found = pytree.tree_leaves((self.args, dict(self.kwargs)))
-        return [value for value in found if isinstance(value, Tensor)]
+        return [value for value in self.leaves() if isinstance(value, Tensor)]
+
+    def leaves(self) -> list[Any]:
+        """All arguments, those inside lists one by one."""
+        found: list[Any] = []
+        for value in (*self.args, *self.kwargs.values()):
+            if isinstance(value, list | tuple | dict):
+                found += pytree.tree_leaves(value)
+            else:
+                found.append(value)
+        return found
 
 
 @dataclass(frozen=True, slots=True)
