@@ -4,23 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from tiny_brightness import brightness_task
 from tiny_parquet import write_parquet
 
-from gnomon.lab.tasks import Split, Task
-
-
-def brightness_task(count: int = 96) -> Task:
-    """Two classes, dark and bright 4x4 images: a network learns it in a few steps."""
-    generator = torch.Generator().manual_seed(0)
-
-    def split(size: int) -> Split:
-        labels = torch.arange(size) % 2
-        noise = torch.randint(0, 40, (size, 1, 4, 4), generator=generator)
-        return Split((noise + 120 * labels.view(-1, 1, 1, 1)).to(torch.uint8), labels)
-
-    mean, std = torch.full((1, 1, 1), 80.0), torch.full((1, 1, 1), 60.0)
-    return Task("brightness", split(count), split(32), split(32), 2, 1, mean, std)
+from gnomon.lab.tasks import Task
 
 
 @pytest.fixture

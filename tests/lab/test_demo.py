@@ -89,10 +89,11 @@ def test_the_folder_tells_it_all(finished):
     assert [line["event"] for line in events if line["arm"] == "grown"] == [
         "epoch",
         "epoch",
-        "growth",
+        *["growth"] * 3,  # wider, and two blocks deeper
         "epoch",
         "test",
     ]
+    assert (folder / "receipt.txt").read_text().count("receipt: ") == 3
     assert json.loads((folder / "signature.json").read_text())["epochs"] == 2
     result = json.loads((folder / "result.json").read_text())
     assert result["grown"]["test_accuracy"] == found.grown.test_accuracy

@@ -106,3 +106,23 @@ def test_without_scikit_learn_the_message_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(MissingExtra, match=r"pip install 'gnomon\[lab\]'"):
         tasks.load("digits")
+
+
+def test_a_number_of_images_can_be_held_out():
+    pytest.importorskip("sklearn")
+    whole, task = tasks.load("digits"), tasks.load("digits", validation=300)
+    assert len(task.validation) == 300
+    assert len(task.train) == len(whole.train) + len(whole.validation) - 300
+    assert rows(task.train, task.validation) == rows(whole.train, whole.validation)
+    with pytest.raises(LabError, match="cannot be split"):
+        tasks.load("digits", validation=5000)
+
+
+def test_each_pixel_can_have_a_mean_of_its_own_that_of_the_training_split(digits):
+    pytest.importorskip("sklearn")
+    task = tasks.load("digits", seed=0, pixel_mean=True)
+    assert task.mean.shape == (1, 8, 8)
+    expected = task.train.images.double().mean(0)
+    assert torch.allclose(task.mean.double(), expected, rtol=1e-6)
+    assert task.normalised(task.train.images).mean(0).abs().max() < 1e-5
+    assert torch.equal(task.std, digits.std), "one spread, as without"

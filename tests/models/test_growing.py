@@ -19,7 +19,7 @@ NETWORKS = {
         lambda: CifarQuick((((5, 4),), ((5, 4),), ((5, 6),)), size=16),
         16,
         "features.group2.conv1",
-        "features.group1.relu1",
+        "features.group1.act1",
     ),
     "VGG16": (
         lambda: VGG16(((4, 4), (6, 6), (8,)), hidden=8, classes=4),

@@ -19,13 +19,16 @@ from torch import nn
 
 from gnomon.checkpoint import save
 from gnomon.lab import plots
-from gnomon.lab.arms import Arm, Bench, GrowAll, Observer, fresh, seeded
+from gnomon.lab.arms import Observer, Outcome, Stage
+from gnomon.lab.machine import Machine
+from gnomon.lab.recipe import Recipe
 from gnomon.lab.record import Record, one_line, signature
+from gnomon.lab.starts import fresh, seeded
 from gnomon.lab.tasks import Task, load
-from gnomon.lab.train import Machine, Recipe
 from gnomon.models import DigitsNet, ResNetCifar18
 from gnomon.morphs import Deepen, Widen
 from gnomon.rules import R2R, Hybrid, Net2Net, NetMorph, RandPad, Rule
+from gnomon.schedule import At, Timeline
 
 RULES: Mapping[str, Callable[[], Rule]] = {
     "r2r": R2R,
@@ -97,16 +100,16 @@ def _resnet_cifar(task: Task) -> nn.Module:
 class Comparison:
     """What the demo found. `budget`: the FLOPs that both the grown and the scratch arm reached."""
 
-    small: Arm
-    grown: Arm
-    scratch: Arm
+    small: Outcome
+    grown: Outcome
+    scratch: Outcome
     budget: int
     data: str
     folder: Path
     signature: str
 
     @property
-    def arms(self) -> tuple[Arm, Arm, Arm]:
+    def arms(self) -> tuple[Outcome, Outcome, Outcome]:
         """All arms in the order in which they ran."""
         return self.small, self.grown, self.scratch
 
@@ -122,25 +125,24 @@ def run(settings: Settings, observer: Observer) -> Comparison:
     rule = RULES[settings.rule]()
     depth = DEPTH[settings.rule]()
     deeper = [Deepen(after, rule=depth) for after in chosen.deeper]
-    growth = GrowAll([Widen("*", by=by, rule=rule), *deeper], settings.seed)
+    growth = At([Widen("*", by=by, rule=rule), *deeper], epoch=epochs // 2)
     with _threads(chosen.threads):
         facts = signature(**_arguments(settings, task, recipe, by))
         record.json("signature.json", facts)
-        bench = Bench(task, recipe, Machine(settings.device), record, observer)
-        small, grown, scratch = _arms(bench, chosen, growth)
+        stage = Stage(task, recipe, Machine(settings.device), record, observer)
+        small, grown, scratch = _arms(stage, chosen, Timeline(growth, settings.seed))
     budget = min(grown.points[-1].flops, scratch.points[-1].flops)
     found = Comparison(small, grown, scratch, budget, task.name, record.folder, one_line(facts))
-    _leave(found, record, growth, f"{by:g}x wider, {len(deeper)} blocks deeper")
+    _leave(found, record, f"{by:g}x wider, {len(deeper)} blocks deeper")
     return found
 
 
-def _arms(bench: Bench, chosen: Preset, growth: GrowAll) -> tuple[Arm, Arm, Arm]:
-    seed, half = bench.recipe.seed, bench.recipe.epochs // 2
-    with seeded(seed):
-        start = chosen.small(bench.task)
-    small = bench.arm("small", copy.deepcopy(start))
-    grown = bench.arm("grown", start, [(half, growth)])
-    return small, grown, bench.arm("scratch", fresh(grown.model, seed))
+def _arms(stage: Stage, chosen: Preset, growth: Timeline) -> tuple[Outcome, Outcome, Outcome]:
+    with seeded(stage.recipe.seed):
+        start = chosen.small(stage.task)
+    small = stage.arm("small", copy.deepcopy(start))
+    grown = stage.arm("grown", start, growth)
+    return small, grown, stage.arm("scratch", fresh(grown.model, stage.recipe.seed))
 
 
 @contextmanager
@@ -171,10 +173,10 @@ def _arguments(settings: Settings, task: Task, recipe: Recipe, by: float) -> dic
     }
 
 
-def _leave(found: Comparison, record: Record, growth: GrowAll, what: str) -> None:
+def _leave(found: Comparison, record: Record, what: str) -> None:
     """Write what a run leaves behind once it is complete."""
-    assert growth.grower is not None  # the grown arm ran to its end
-    save(growth.grower, record.path("grown.safetensors"))
+    assert found.grown.grower is not None  # the arm that grew has one
+    save(found.grown.grower, record.path("grown.safetensors"))
     record.json("result.json", {arm.name: _result(arm, found.budget) for arm in found.arms})
     plots.curves(
         [_curve(arm, what) for arm in found.arms],
@@ -185,7 +187,7 @@ def _leave(found: Comparison, record: Record, growth: GrowAll, what: str) -> Non
     )
 
 
-def _result(arm: Arm, budget: int) -> dict[str, object]:
+def _result(arm: Outcome, budget: int) -> dict[str, object]:
     return {
         **asdict(arm.points[-1]),
         "test_accuracy": arm.test_accuracy,
@@ -194,7 +196,7 @@ def _result(arm: Arm, budget: int) -> dict[str, object]:
     }
 
 
-def _curve(arm: Arm, label: str) -> plots.Curve:
+def _curve(arm: Outcome, label: str) -> plots.Curve:
     return plots.Curve(
         arm.name,
         [plots.Point(point.step, point.flops, point.accuracy) for point in arm.points],

@@ -90,12 +90,17 @@ Inked = Sequence[tuple[Curve, str]]
 def _accuracy_axis(axes: Axes, arms: Sequence[Curve]) -> None:
     """Leave out the first climb, which would press everything else against the ceiling."""
     late = [p.accuracy for arm in arms for p in arm.points[len(arm.points) // 6 :]]
-    low, high = min(late), max(late)
+    accuracy_scale(axes, (min(late), max(late)))
+    axes.set_ylabel("validation accuracy")
+
+
+def accuracy_scale(axes: Axes, shown: tuple[float, float]) -> None:
+    """Make room for accuracies from the first to the second, with a few round percentages."""
+    low, high = shown
     room = max(0.08 * (high - low), 0.005)
     axes.set_ylim(low - 2 * room, high + room)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    axes.set_ylabel("validation accuracy")
 
 
 def _panel(axes: Axes, inked: Inked, x: Callable[[Point | Mark], int]) -> None:
@@ -133,7 +138,8 @@ def _names(axes: Axes, inked: Inked) -> None:
     """Name the arms where their curves end, pushed apart so that no name covers another."""
     low, high = axes.get_ylim()
     ends = sorted(inked, key=lambda pair: pair[0].points[-1].accuracy)
-    places = _spread([arm.points[-1].accuracy for arm, _ in ends], 0.07 * (high - low), high)
+    heights = [arm.points[-1].accuracy for arm, _ in ends]
+    places = apart(heights, 0.07 * (high - low), low, high)
     for (arm, ink), height in zip(ends, places, strict=True):
         last = arm.points[-1]
         axes.annotate(
@@ -148,13 +154,26 @@ def _names(axes: Axes, inked: Inked) -> None:
         )
 
 
-def _spread(heights: Sequence[float], apart: float, ceiling: float) -> list[float]:
-    """Lift ascending heights to a distance; shift all down if the top one leaves the panel."""
-    placed: list[float] = []
+def apart(heights: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Push ascending heights to a distance and between two bounds, as little as that takes.
+
+    Those that are too close make a pile, centred on their mean; piles that touch become one.
+    """
+    piles: list[tuple[float, int]] = []  # (lowest place, how many)
     for height in heights:
-        placed.append(max(height, placed[-1] + apart) if placed else height)
-    excess = max(0.0, placed[-1] - ceiling)
-    return [height - excess for height in placed]
+        piles.append((height, 1))
+        while True:
+            start, count = piles[-1]
+            start = min(max(start, low), max(low, high - (count - 1) * gap))
+            piles[-1] = start, count
+            if len(piles) == 1 or start >= piles[-2][0] + piles[-2][1] * gap:
+                break
+            below, under = piles[-2]
+            middle = (
+                under * (below + (under - 1) * gap / 2) + count * (start + (count - 1) * gap / 2)
+            ) / (under + count)
+            piles[-2:] = [(middle - (under + count - 1) * gap / 2, under + count)]
+    return [start + i * gap for start, count in piles for i in range(count)]
 
 
 def _budget(axes: Axes, budget: int) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from gnomon.lab.errors import LabError, MissingExtra
 from gnomon.lab.images import cached, parquet_files
@@ -40,7 +41,10 @@ class Split:
 
 @dataclass(frozen=True)
 class Task:
-    """A classification problem. `mean` and `std`: (channels, 1, 1), of the training split."""
+    """A classification problem. `mean` and `std`: of the training split.
+
+    Both are (channels, 1, 1); `mean` is (channels, height, width) where each pixel has its own.
+    """
 
     name: str
     train: Split
@@ -55,6 +59,10 @@ class Task:
         """Return float images with mean 0 and standard deviation 1 in each channel."""
         return (images.to(self.mean.dtype) - self.mean) / self.std
 
+    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean cross-entropy of logits (N, classes)."""
+        return cross_entropy(outputs, labels)
+
     def to(self, device: torch.device) -> "Task":
         """Return the task with all its tensors on a device."""
         return replace(
@@ -67,21 +75,34 @@ class Task:
         )
 
 
-def load(data: str, *, seed: int = 0) -> Task:
+def load(
+    data: str, *, seed: int = 0, validation: int | None = None, pixel_mean: bool = False
+) -> Task:
     """Return a data set by name (digits, mnist, cifar10) or from a folder of parquet files.
 
-    The test split never depends on the seed; the validation split, a tenth of the training
-    images (a fifth of the few digits), does. Raises `LabError`.
+    validation: how many training images to hold out; by default a tenth (of the few digits a
+                fifth). Which ones depends on the seed; the test split never does.
+    pixel_mean: subtract a mean image instead of a mean colour.
+
+    Raises `LabError`.
     """
     if data == "digits":
         train, test = _digits()
-        return _task(data, train, test, validation=0.2, seed=seed)
-    if data not in HUB:
-        parquet_files(Path(data))
-    arrays = cached(HUB.get(data, data))
-    train = Split(torch.from_numpy(arrays.train_images), torch.from_numpy(arrays.train_labels))
-    test = Split(torch.from_numpy(arrays.test_images), torch.from_numpy(arrays.test_labels))
-    return _task(Path(data).resolve().name, train, test, validation=0.1, seed=seed)
+        task = _task(data, train, test, validation=validation or 0.2, seed=seed)
+    else:
+        if data not in HUB:
+            parquet_files(Path(data))
+        arrays = cached(HUB.get(data, data))
+        train = Split(torch.from_numpy(arrays.train_images), torch.from_numpy(arrays.train_labels))
+        test = Split(torch.from_numpy(arrays.test_images), torch.from_numpy(arrays.test_labels))
+        name = Path(data).resolve().name
+        task = _task(name, train, test, validation=validation or 0.1, seed=seed)
+    return replace(task, mean=_mean_image(task.train)) if pixel_mean else task
+
+
+def _mean_image(split: Split) -> Tensor:
+    total = sum(batch.images.double().sum(0) for batch in split.batches(1000))
+    return (torch.as_tensor(total) / len(split)).float()
 
 
 def _digits() -> tuple[Split, Split]:
@@ -94,14 +115,14 @@ def _digits() -> tuple[Split, Split]:
     return _divided(Split(images, torch.from_numpy(bunch.target).long()), 0.2, seed=0)
 
 
-def _divided(split: Split, share: float, seed: int) -> tuple[Split, Split]:
-    """Return the rest and a share of the rows, both in shuffled order."""
+def _divided(split: Split, share: float | int, seed: int) -> tuple[Split, Split]:
+    """Return the rest and a share, or a number, of the rows, both in shuffled order."""
     order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))
-    count = round(share * len(split))
+    count = share if isinstance(share, int) else round(share * len(split))
     return split[order[count:]], split[order[:count]]
 
 
-def _task(name: str, images: Split, test: Split, *, validation: float, seed: int) -> Task:
+def _task(name: str, images: Split, test: Split, *, validation: float | int, seed: int) -> Task:
     train, held_out = _divided(images, validation, seed)
     if not (len(train) and len(held_out)):
         raise LabError(f"The data '{name}' cannot be split: it has only {len(images)} images.")

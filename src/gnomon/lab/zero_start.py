@@ -14,9 +14,11 @@ from torch.optim import AdamW
 
 from gnomon.blocks import Residual
 from gnomon.grower import Grower
-from gnomon.lab.arms import seeded
+from gnomon.lab.machine import Machine
+from gnomon.lab.recipe import Recipe
+from gnomon.lab.starts import seeded
 from gnomon.lab.tasks import Task
-from gnomon.lab.train import Machine, Recipe, train
+from gnomon.lab.train import Training
 from gnomon.models import DigitsNet
 from gnomon.morphs import Deepen, Widen
 from gnomon.rules import R2R, Net2Net, NetMorph
@@ -54,7 +56,7 @@ def trained(task: Task, seed: int) -> nn.Module:
     with seeded(seed):
         model = DigitsNet(WIDTH, classes=task.classes, channels=task.channels)
     recipe = Recipe(epochs=EPOCHS, batch=32, seed=seed)
-    for _ in train(model, task, recipe, machine=Machine("cpu")):
+    for _ in Training(model, task, recipe, machine=Machine("cpu")).rounds():
         pass
     return model
 

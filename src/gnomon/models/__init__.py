@@ -2,6 +2,7 @@
 
 from gnomon.models.cifar_quick import CifarQuick
 from gnomon.models.digits import DigitsNet
+from gnomon.models.kaiming import kaiming
 from gnomon.models.r2r_net import R2RNet
 from gnomon.models.resnet_cifar import ResNetCifar, ResNetCifar10, ResNetCifar18
 from gnomon.models.small_conv import SmallConv
@@ -16,4 +17,5 @@ __all__ = [
     "ResNetCifar10",
     "ResNetCifar18",
     "SmallConv",
+    "kaiming",
 ]

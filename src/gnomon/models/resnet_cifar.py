@@ -9,17 +9,16 @@ from torch import Tensor, nn
 from gnomon.blocks import Residual
 
 
+def plain_block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    """A basic block without its shortcut: two 3x3 convolutions, each with BatchNorm and ReLU."""
+    block = _body(inputs, outputs, stride)
+    block.add_module("relu2", nn.ReLU())
+    return block
+
+
 def basic_block(inputs: int, outputs: int, stride: int = 1) -> Residual:
     """Two 3x3 convolutions; the shortcut is a 1x1 convolution where the shape changes."""
-    body = nn.Sequential(
-        OrderedDict(
-            conv1=nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False),
-            norm1=nn.BatchNorm2d(outputs),
-            relu=nn.ReLU(),
-            conv2=nn.Conv2d(outputs, outputs, 3, padding=1, bias=False),
-            norm2=nn.BatchNorm2d(outputs),
-        )
-    )
+    body = _body(inputs, outputs, stride)
     if stride == 1 and inputs == outputs:
         return Residual(body, activation=nn.ReLU())
     shortcut = nn.Sequential(
@@ -31,10 +30,26 @@ def basic_block(inputs: int, outputs: int, stride: int = 1) -> Residual:
     return Residual(body, shortcut, activation=nn.ReLU())
 
 
-def stage(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential:
+def _body(inputs: int, outputs: int, stride: int) -> nn.Sequential:
+    return nn.Sequential(
+        OrderedDict(
+            conv1=nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False),
+            norm1=nn.BatchNorm2d(outputs),
+            relu=nn.ReLU(),
+            conv2=nn.Conv2d(outputs, outputs, 3, padding=1, bias=False),
+            norm2=nn.BatchNorm2d(outputs),
+        )
+    )
+
+
+def stage(
+    inputs: int, outputs: int, blocks: int, stride: int, *, residual: bool = True
+) -> nn.Sequential:
     """A row of basic blocks; only the first changes width and resolution."""
-    first = basic_block(inputs, outputs, stride)
-    return nn.Sequential(first, *(basic_block(outputs, outputs) for _ in range(blocks - 1)))
+    block = basic_block if residual else plain_block
+    return nn.Sequential(
+        block(inputs, outputs, stride), *(block(outputs, outputs) for _ in range(blocks - 1))
+    )
 
 
 class ResNetCifar(nn.Module):
@@ -43,11 +58,18 @@ class ResNetCifar(nn.Module):
     `r` scales the widths 64 and 128 of ResNet-18's first two stages, rounded down; `blocks` is the
     number of basic blocks in each of the two stages. For 32x32 images: 16x16 after the stem, 8x8
     in the first stage, 4x4 in the second. (Table 4 prints stride 2 for the first stage too, which
-    contradicts its own 8x8 output: the stride is 1.)
+    contradicts its own 8x8 output: the stride is 1.) `residual=False` leaves all shortcuts out: a
+    plain stack, which is what the paper gives to Net2Net.
     """
 
     def __init__(
-        self, r: float | Fraction, blocks: int, *, classes: int = 10, channels: int = 3
+        self,
+        r: float | Fraction,
+        blocks: int,
+        *,
+        classes: int = 10,
+        channels: int = 3,
+        residual: bool = True,
     ) -> None:
         super().__init__()
         narrow, wide = floor(64 * r), floor(128 * r)
@@ -61,8 +83,8 @@ class ResNetCifar(nn.Module):
                 pool=nn.MaxPool2d(3, stride=2, padding=1),
             )
         )
-        self.stage1 = stage(narrow, narrow, blocks, stride=1)
-        self.stage2 = stage(narrow, wide, blocks, stride=2)
+        self.stage1 = stage(narrow, narrow, blocks, stride=1, residual=residual)
+        self.stage2 = stage(narrow, wide, blocks, stride=2, residual=residual)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.head = nn.Linear(wide, classes)
 
@@ -76,12 +98,26 @@ class ResNetCifar(nn.Module):
 class ResNetCifar10(ResNetCifar):
     """Two stages of two blocks: ten layers with weights. r = 3/16 has 25,990 parameters."""
 
-    def __init__(self, r: float | Fraction, *, classes: int = 10, channels: int = 3) -> None:
-        super().__init__(r, 2, classes=classes, channels=channels)
+    def __init__(
+        self,
+        r: float | Fraction,
+        *,
+        classes: int = 10,
+        channels: int = 3,
+        residual: bool = True,
+    ) -> None:
+        super().__init__(r, 2, classes=classes, channels=channels, residual=residual)
 
 
 class ResNetCifar18(ResNetCifar):
     """Two stages of four blocks: eighteen layers. r = 1/8 has 23,794 parameters, 3/16 52,198."""
 
-    def __init__(self, r: float | Fraction, *, classes: int = 10, channels: int = 3) -> None:
-        super().__init__(r, 4, classes=classes, channels=channels)
+    def __init__(
+        self,
+        r: float | Fraction,
+        *,
+        classes: int = 10,
+        channels: int = 3,
+        residual: bool = True,
+    ) -> None:
+        super().__init__(r, 4, classes=classes, channels=channels, residual=residual)

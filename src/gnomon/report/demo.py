@@ -1,4 +1,4 @@
-"""What the command line shows: a line of progress per arm, and the table at the end."""
+"""What `gnomon demo` shows: a line of progress per arm, and the table at the end."""
 
 import math
 from types import TracebackType
@@ -10,11 +10,10 @@ from rich.panel import Panel
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from gnomon.lab.arms import Arm
+from gnomon.lab.arms import Outcome
 from gnomon.lab.demo import Comparison
+from gnomon.lab.tables import flops
 from gnomon.lab.train import Measured
-
-UNITS = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 class Screen:
@@ -90,15 +89,7 @@ def show(found: Comparison, console: Console) -> None:
     console.print(found.signature, style="dim", soft_wrap=True, markup=False, highlight=False)
 
 
-def flops(count: int) -> str:
-    """Return a count with three digits and the prefix of its unit: `12.3 G`."""
-    for size, prefix in UNITS:
-        if count >= size:
-            return f"{count / size:.3g} {prefix}"
-    return f"{count} "
-
-
-def _row(arm: Arm) -> tuple[str, ...]:
+def _row(arm: Outcome) -> tuple[str, ...]:
     last = arm.points[-1]
     return (
         arm.name,

@@ -1,0 +1,154 @@
+"""What an experiment is: arms to compare, in the sizes that machines can do. Pure declarations.
+
+An experiment file says *what*; the command line says where, how often and how much:
+
+    EXPERIMENT = Experiment(
+        name="r2r/widen", about="...", source="Painter, R2R, figure 5 and table 2",
+        arms=arms, presets={"quick": Size(epochs=6), "paper": Size(epochs=250)},
+    )
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from gnomon.lab.errors import LabError
+from gnomon.lab.recipe import Recipe
+from gnomon.lab.tasks import Task
+from gnomon.schedule import Schedule
+
+Network = Callable[[Task], nn.Module]
+
+
+@dataclass(frozen=True)
+class Start:
+    """An arm that begins with the network of another one, once that is finished.
+
+    carry: its optimizer goes along and what was spent on it counts (growth in mid-training);
+           else the network is given, with a fresh optimizer, and the counters begin at 0.
+    """
+
+    arm: str
+    carry: bool = False
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The FLOPs of training a network (forward + backward) for so many epochs.
+
+    An arm that carries on from another one has that one's FLOPs already spent.
+    """
+
+    epochs: float
+    network: Network
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train.
+
+    network:   the first network, drawn from the run's seed. None: that of the arm it starts from.
+    schedule:  when it grows, in epochs or steps of this arm. after: as in `Timeline`.
+    budget:    training ends when these FLOPs are spent, or with the recipe's epochs.
+    snapshots: keep the network from right after each growth, `growth-1.safetensors`, and the final
+               one, `final.safetensors`.
+    tests:     look at the test split at the end (no for an arm that others only start from).
+    """
+
+    recipe: Recipe
+    network: Network | None = None
+    start: Start | None = None
+    schedule: Schedule | None = None
+    after: Sequence[Any] = ()
+    budget: Budget | None = None
+    snapshots: bool = False
+    tests: bool = True
+
+    def __post_init__(self) -> None:
+        if (self.network is None) == (self.start is None):
+            raise ValueError("an arm has either a network or another arm to start from")
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large an experiment is made: epochs of a full training, seeds, and numbers of its own."""
+
+    epochs: int
+    seeds: Sequence[int] = (0, 1, 2)
+    numbers: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Data:
+    """The images an experiment is about; `--data` may point to a local copy of them."""
+
+    name: str = "cifar10"
+    validation: int | None = 5000
+    pixel_mean: bool = False
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Several arms on the same data, with what the source printed for them.
+
+    arms:     the arms in a size, by name, in the order in which they are shown.
+    printed:  the source's own figures per arm, as shares (0.699), of `printed_as`.
+    x:        what the picture's axis counts: epoch, step, flops, paper_flops or seconds.
+    extra:    draws and writes more into a folder, given the folder of the runs.
+    """
+
+    name: str
+    about: str
+    source: str
+    arms: Callable[[Size], Mapping[str, Arm]]
+    presets: Mapping[str, Size]
+    data: Data = Data()
+    printed: Mapping[str, float] = field(default_factory=dict)
+    printed_as: str = "validation accuracy"
+    x: Sequence[str] = ("epoch", "flops")
+    threads: int = 1
+    extra: Callable[[Path, Path], str | None] | None = None
+
+
+@dataclass(frozen=True)
+class Computed:
+    """An experiment without training: it writes its page and its pictures into a folder."""
+
+    name: str
+    about: str
+    source: str
+    write: Callable[[Path], None]
+
+
+def checked(arms: Mapping[str, Arm]) -> Mapping[str, Arm]:
+    """Return the arms if each starts from one that stands before it; else `LabError`."""
+    seen: dict[str, Arm] = {}
+    for name, arm in arms.items():
+        if arm.start is not None and arm.start.arm not in seen:
+            raise LabError(
+                f"The arm '{name}' cannot start from '{arm.start.arm}': no arm of that name stands "
+                f"before it ({', '.join(seen) or 'it is the first'})."
+            )
+        if arm.start is not None and arm.start.carry:
+            other = seen[arm.start.arm].recipe.optimizer
+            if other != arm.recipe.optimizer:
+                raise LabError(
+                    f"The arm '{name}' cannot carry on with the optimizer of '{arm.start.arm}': "
+                    f"that is {other}, its own is {arm.recipe.optimizer}."
+                )
+        seen[name] = arm
+    return arms
+
+
+def root(arms: Mapping[str, Arm], name: str) -> Network:
+    """The first network of the row of arms that ends in this one."""
+    arm = arms[name]
+    while arm.start is not None:
+        arm = arms[arm.start.arm]
+    assert arm.network is not None  # an arm without a start has a network
+    return arm.network

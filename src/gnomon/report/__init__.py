@@ -1,0 +1,8 @@
+"""What the command line shows."""
+
+from gnomon.lab.tables import flops
+from gnomon.report.demo import Screen, show
+from gnomon.report.runs import RunScreen
+from gnomon.report.tables import print_table
+
+__all__ = ["RunScreen", "Screen", "flops", "print_table", "show"]

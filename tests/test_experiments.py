@@ -1,0 +1,185 @@
+"""The experiments' files: each can be read, its networks are those of the papers, and it runs."""
+
+import copy
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+pytest.importorskip("lightning")
+
+import gnomon as gn
+from gnomon.lab.experiment import Computed, Data, Experiment, root
+from gnomon.lab.machine import Machine
+from gnomon.lab.runs import Bench
+from gnomon.lab.shelf import arms_of, find, listed, names
+from gnomon.lab.tasks import Split, Task
+
+FOLDER = Path(__file__).parents[1] / "experiments"
+PAPERS = {"r2r": 9, "netmorph": 6}  # figures and tables, and zero_start
+NAMES = [name for name in names(FOLDER) if name.partition("/")[0] in PAPERS]
+TRAINED = [n for n in NAMES if isinstance(find(n, FOLDER).experiment, Experiment)]
+TWICE = ("r2r/faster_widen", "r2r/faster_deepen")  # the same growths once more
+SLOW = pytest.mark.slow
+GROWING = [pytest.param(n, marks=SLOW) if n in TWICE else n for n in TRAINED]
+
+# Parameters of the network that each arm ends with (10 classes), at the quick size.
+WIDER = dict.fromkeys(("R2R", "NetMorph", "RandPad", "Net2Net", "scratch"), 52_198)
+DEEPER = {"R2R": 52_126, "RandPad": 52_126, "Net2Net": 52_198}  # no BatchNorm behind a zero sum
+PLAIN = {"plain Net2Net": 51_862}
+ENDS = {
+    "r2r/widen": WIDER | PLAIN | {"teacher": 23_794, "plain teacher": 23_634},
+    "r2r/deepen": DEEPER | PLAIN | {"teacher": 25_990, "plain teacher": 25_654},
+    "r2r/faster_widen": WIDER | PLAIN,
+    "r2r/faster_deepen": DEEPER | PLAIN,
+    "r2r/overfit": {"teacher": 23_794, "R2R": 52_198, "scratch": 52_198},
+    "r2r/start": {"matched": 52_198, "He": 52_198},
+    "r2r/filters": {"before": 618_428, "R2R": 1_235_196, "NetMorph": 1_235_196},
+    "netmorph/softmax": {"softmax": 7_850, "NetMorph PReLU": 39_761, "Net2Net PReLU": 39_761},
+}
+PICTURES = {"r2r/filters": {"filters.png"}, "netmorph/depth": {"histograms.png"}}
+# Native networks that grown ones must agree with, up to what a P-activation's gates add.
+SAME = {
+    "netmorph/depth": {f"{n} NetMorph": f"{n} raw" for n in ("211", "222", "2222", "3333")}
+    | {f"{n} Net2Net": f"{n} raw" for n in ("211", "222")},
+    "netmorph/width": {"width NetMorph": "width raw", "width Net2Net": "width raw"},
+    "netmorph/tanh": {"NetMorph": "raw", "Net2Net": "raw"},
+}
+
+
+def task_of(data: Data, count: int = 16) -> Task:
+    """Random images of the shape that the experiment is about."""
+    draw = torch.Generator().manual_seed(0)
+    channels, side = (1, 28) if data.name == "mnist" else (3, 32)
+
+    def split(size: int) -> Split:
+        images = torch.randint(0, 256, (size, channels, side, side), generator=draw)
+        return Split(images.to(torch.uint8), torch.arange(size) % 10)
+
+    half = torch.full((channels, 1, 1), 128.0)
+    return Task(data.name, split(count), split(10), split(10), 10, channels, half, half / 2)
+
+
+@cache
+def arms(name, preset="quick"):
+    found = find(name, FOLDER)
+    return arms_of(found, found.trained().presets[preset])
+
+
+def test_every_file_can_be_read_and_is_named_after_its_path():
+    found = {n: f for n, f in listed(FOLDER) if n in NAMES}
+    assert {n: f.experiment.name for n, f in found.items()} == {n: n for n in NAMES}
+    for paper, count in PAPERS.items():
+        assert sum(n.startswith(f"{paper}/") for n in NAMES) >= count
+    assert all("." in f.experiment.about and f.experiment.source for f in found.values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_says_how_to_run_it_what_it_costs_and_where_its_result_is(name):
+    text = find(name, FOLDER).path.read_text().split('"""')[1]
+    trained = name in TRAINED
+    for preset in ("quick", "paper") if trained else ():
+        assert f"gnomon run {name} --preset {preset} --data PATH" in text
+    assert f"gnomon run {name}" in text and "Result: see docs/" in text
+    assert ("core-" in text) == trained
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_sizes_seeds_and_printed_values(name):
+    experiment = find(name, FOLDER).trained()
+    assert {"quick", "paper"} <= experiment.presets.keys()
+    assert len(experiment.presets["quick"].seeds) == 3
+    assert len(experiment.presets["paper"].seeds) == 5
+    for preset in experiment.presets:
+        made = arms(name, preset)
+        assert experiment.printed.keys() <= made.keys()
+        for arm in made:
+            assert isinstance(root(made, arm)(task_of(experiment.data)), nn.Module)
+
+
+def grown(name):
+    """The network that each arm would end with, untrained, and the receipts on the way."""
+    task, made = task_of(find(name, FOLDER).trained().data), arms(name)
+    example, models, receipts = task.normalised(task.train.images), {}, {}
+    for arm_name, arm in made.items():
+        if arm.start is None:
+            torch.manual_seed(0)
+            model = arm.network(task)
+        else:
+            model = copy.deepcopy(models[arm.start.arm])
+        receipts[arm_name] = []
+        if arm.schedule is not None:
+            before = model.eval()(example).detach()
+            grower = gn.Grower(model, example, arm.recipe.optimizer_of(model.parameters()))
+            receipts[arm_name] = gn.Timeline(arm.schedule).advance(grower, epoch=10**6)
+            assert_claim(before, model.eval()(example), receipts[arm_name])
+        models[arm_name] = model
+    return models, receipts
+
+
+def assert_claim(before, after, receipts):
+    change = (after - before).abs().max() / before.abs().max()
+    exact = all(r.plan.claim in ("exact", "expectation") for r in receipts)
+    assert receipts and (change <= 1e-5 if exact else change > 1e-3)
+
+
+@pytest.mark.parametrize("name", GROWING)
+def test_growths_do_what_they_claim_and_end_at_the_papers_networks(name):
+    models, receipts = grown(name)
+    counts = {n: sum(p.numel() for p in m.parameters()) for n, m in models.items()}
+    assert ENDS.get(name, {}).items() <= counts.items()
+    for arm, native in SAME.get(name, {}).items():
+        gates = sum(type(m).__name__ == "PActivation" for m in models[arm].modules())
+        assert counts[native] <= counts[arm] - gates <= counts[native] + 9, arm
+    assert (name in ENDS) != (name in SAME)
+    for arm, several in receipts.items():
+        inexact = [r for r in several if not r.preserves and r.plan.claim != "expectation"]
+        assert bool(inexact) == ("RandPad" in arm)
+
+
+def trained(name, folder):
+    """Every arm of an experiment at the quick size, trained on a few random images."""
+    experiment = find(name, FOLDER).trained()
+    bench = Bench(arms(name), experiment.data, folder, Machine("cpu"))
+    task = task_of(experiment.data, count=256)
+    return {arm: bench.run(arm, 0, task) for arm in bench.arms}
+
+
+@pytest.mark.parametrize(
+    "name", [n if n == "netmorph/softmax" else pytest.param(n, marks=SLOW) for n in TRAINED]
+)
+def test_every_arm_trains_to_its_end_and_its_pictures_are_drawn(name, tmp_path):
+    results = trained(name, tmp_path / "runs")
+    for arm, asked in arms(name).items():
+        assert results[arm].test_accuracy is not None
+        assert results[arm].epoch >= (1 if asked.budget else asked.recipe.epochs)
+    extra = find(name, FOLDER).trained().extra
+    assert (extra is not None) == (name in PICTURES)
+    if extra is not None:
+        (tmp_path / "out").mkdir()
+        extra(tmp_path / "runs", tmp_path / "out")
+        assert {p.name for p in (tmp_path / "out").iterdir()} == PICTURES[name]
+
+
+@SLOW
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in TRAINED])
+def test_what_is_computed_writes_a_page_and_its_pictures(name, tmp_path):
+    found = find(name, FOLDER).experiment
+    assert isinstance(found, Computed)
+    found.write(tmp_path)
+    (page,) = tmp_path.glob("*.md")
+    for picture in tmp_path.glob("*.png"):
+        assert picture.stat().st_size > 10_000
+    assert "|---|" in page.read_text()
+
+
+def test_every_schedule_reads_the_same_twice():
+    """A resumed run compares what was asked as text, so no address may be in it."""
+    for name in TRAINED:
+        found = find(name, FOLDER)
+        several = [arms_of(found, found.trained().presets["quick"]) for _ in range(2)]
+        assert repr([a.schedule for a in several[0].values()]) == repr(
+            [a.schedule for a in several[1].values()]
+        )
