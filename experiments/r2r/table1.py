@@ -1,19 +1,24 @@
-"""Table 1 of the R2R paper, every cell measured: prints the page and, with --out, writes it.
+"""Table 1 of "R2R", every cell measured: properties of the ways to grow a network.
 
-    python experiments/r2r/table1.py --out docs/table-1.md
+    gnomon run r2r/table1    about ten seconds on one core; no data, no GPU
 
-Takes about ten seconds on one core; no data, no GPU. Result: docs/table-1.md.
+Result: see docs/table-1.md, which is what this writes as table1.md.
 """
 
-from argparse import ArgumentParser
 from pathlib import Path
 
+from gnomon.lab.experiment import Computed
 from gnomon.lab.table1 import page
 
-if __name__ == "__main__":
-    parser = ArgumentParser(description="Measure Table 1 of the R2R paper.")
-    parser.add_argument("--out", type=Path, help="where to write the page as well")
-    out, made = parser.parse_args().out, page()
-    print(made, end="")
-    if out:
-        out.write_text(made, encoding="utf-8")
+
+def write(folder: Path) -> None:
+    """Measure every cell and write the page."""
+    (folder / "table1.md").write_text(page(), encoding="utf-8")
+
+
+EXPERIMENT = Computed(
+    name="r2r/table1",
+    about="Nine properties of three ways to grow, measured as published and as gnomon does them.",
+    source="Painter, R2R, table 1",
+    write=write,
+)

@@ -1,19 +1,22 @@
 """Is a zero start trainable? First outputs and first gradients of new layers, by how they start.
 
-python experiments/r2r/zero_start.py [--out docs]    writes zero-start.png and prints the table
-
 DigitsNet(8), 5 epochs on the 8x8 digits, then a branch behind the first stage; AdamW, lr 3e-3,
-batches of 128; seeds 0 to 4. The measured result is in docs/zero-starts.md.
+batches of 128; seeds 0 to 4.
+
+    gnomon run r2r/zero_start    about a minute on one core; no data, no GPU
+
+Result: see docs/zero-starts.md.
 """
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import mean
 
-import torch
-import typer
+from torch import nn
 
+from gnomon.lab.experiment import Computed
 from gnomon.lab.lines import Lines, lines
-from gnomon.lab.tasks import load
+from gnomon.lab.tasks import Task, load
 from gnomon.lab.zero_start import (
     BRANCHES,
     WIDENINGS,
@@ -25,45 +28,64 @@ from gnomon.lab.zero_start import (
 )
 
 SEEDS, STEPS = range(5), 20
+SHOWN = (0, 1, 2, 10, 20)  # steps in the table
 DRAWN = list(BRANCHES)[:3]  # the fourth is zero for ever
 
 
-def main(out: Path = Path("docs")) -> None:
-    """Measure, draw and print."""
-    torch.set_num_threads(1)
+def write(folder: Path) -> None:
+    """Measure, draw the first outputs, and write both tables."""
     task = load("digits")
     models = [trained(task, seed) for seed in SEEDS]
-    sizes = {
-        start: [branch_sizes(m, task, start, s, STEPS).sizes for s, m in enumerate(models)]
-        for start in DRAWN
-    }
+    outputs = [_outputs(models, task, start) for start in DRAWN]
     lines(
-        [Lines(start, several) for start, several in sizes.items()],
-        out / "zero-start.png",
+        outputs,
+        folder / "zero-start.png",
         title="A new branch after its zero start: five seeds, AdamW, lr 3e-3",
         x="training steps after the growth",
         y="std of the branch's output / of its input",
     )
-    for start, several in sizes.items():
-        at = ", ".join(f"{n}: {mean(s[n] for s in several):.3f}" for n in (0, 1, 2, 10, 20))
-        print(f"{start:28} after steps {at}")
-    print("| start | writers, step 1 | 2 | readers, step 1 | 2 | twins part at once |")
-    print("|---|---|---|---|---|---|")
+    page = [
+        *_sizes(outputs),
+        "",
+        "| start | writers, step 1 | 2 | readers, step 1 | 2 | twins part at once |",
+        "|---|---|---|---|---|---|",
+        *_gradients(models, task),
+    ]
+    (folder / "zero-start.md").write_text("\n".join(page) + "\n", encoding="utf-8")
+
+
+def _outputs(models: Sequence[nn.Module], task: Task, start: str) -> Lines:
+    found = (branch_sizes(m, task, start, seed, STEPS) for seed, m in enumerate(models))
+    return Lines(start, [growth.sizes for growth in found])
+
+
+def _sizes(outputs: Sequence[Lines]) -> Iterator[str]:
+    yield f"| output / input (std) | {' | '.join(f'step {n}' for n in SHOWN)} |"
+    yield f"|---|{'---|' * len(SHOWN)}"
+    for line in outputs:
+        yield f"| {line.label} | {' | '.join(f'{line.means[n]:.3f}' for n in SHOWN)} |"
+
+
+def _gradients(models: Sequence[nn.Module], task: Task) -> Iterator[str]:
     for start in BRANCHES:
-        _row([branch_gradients(m, task, start, s) for s, m in enumerate(models)])
+        yield _row([branch_gradients(m, task, start, seed) for seed, m in enumerate(models)])
     for start in WIDENINGS:
-        _row([widening_gradients(m, task, start, s) for s, m in enumerate(models)])
+        yield _row([widening_gradients(m, task, start, seed) for seed, m in enumerate(models)])
 
 
-def _row(found: list[Gradients]) -> None:
+def _row(found: Sequence[Gradients]) -> str:
     numbers = [
         mean(pair[step] for pair in pairs)
         for pairs in ([g.writers for g in found], [g.readers for g in found])
         for step in (0, 1)
     ]
     parted = {True: "yes", False: "**never**", None: "no twins"}[found[0].parted]
-    print(f"| {found[0].start} | {' | '.join(f'{n:.2g}' for n in numbers)} | {parted} |")
+    return f"| {found[0].start} | {' | '.join(f'{n:.2g}' for n in numbers)} | {parted} |"
 
 
-if __name__ == "__main__":
-    typer.run(main)
+EXPERIMENT = Computed(
+    name="r2r/zero_start",
+    about="How new layers begin to learn: their first outputs and gradients, by how they start.",
+    source="Painter, R2R, sections 5.3 and 5.4",
+    write=write,
+)

@@ -1,0 +1,39 @@
+"""What the experiments of paper 000 share: its images, its optimizer and its networks.
+
+Painter, "Towards a More Complete Theory of Function Preserving Transforms", section 7 and appendix
+C: batches of 128, Adam at a constant rate, cross-entropy, no augmentation, a mean image subtracted,
+1,000 of the training images held out. (The published code runs amsgrad, on values up to 255.)
+"""
+
+from fractions import Fraction
+from functools import partial
+
+from torch import nn
+
+from gnomon.lab.experiment import Data, Network
+from gnomon.lab.recipe import Recipe
+from gnomon.lab.tasks import Task
+from gnomon.models import ResNetCifar, kaiming
+
+DATA = Data("cifar10", validation=1000, pixel_mean=True)
+RECIPE = Recipe(
+    epochs=250, lr=3e-3, weight_decay=5e-3, optimizer="adam", shape="constant", warmup=0
+)
+
+
+def resnet(task: Task, *, r: Fraction, blocks: int, residual: bool = True) -> nn.Module:
+    """A ResNetCifar for a task, its convolutions drawn as in the published code."""
+    network = ResNetCifar(
+        r, blocks, classes=task.classes, channels=task.channels, residual=residual
+    )
+    return kaiming(network, by="fan_out")
+
+
+NARROW: Network = partial(resnet, r=Fraction(1, 8), blocks=4)  # ResNetCifar-18(1/8)
+SHORT: Network = partial(resnet, r=Fraction(3, 16), blocks=2)  # ResNetCifar-10(3/16)
+LARGE: Network = partial(resnet, r=Fraction(3, 16), blocks=4)  # ResNetCifar-18(3/16)
+
+
+def plain(network: Network) -> Network:
+    """The same without residual connections: what the paper gives to Net2Net."""
+    return partial(network, residual=False)
