@@ -6,7 +6,7 @@
 `scratch@B`       the large network from scratch; B epochs are its whole training and its cosine
 `given RULE@B`    a small network, trained for long, is at hand and costs nothing; it is widened
                   at once and trained for the FLOPs of B epochs of the large network
-`midway RULE@B`   a quarter of these FLOPs train the small network, which is then widened
+`midway RULE@B`   a tenth of these FLOPs trains the small network, which is then widened
 
 Every training has warm-up and cosine over its own length. Learning rates: `gnomon sweep` on the
 validation images of seed 100, see docs/results. Result: docs/results/frontier-cifar.md.
@@ -31,7 +31,7 @@ RULES = {
 }
 SCRATCH_LR = {1.25: 1.6e-2, 2.5: 1.6e-2, 5: 1.6e-2, 10: 3.2e-2, 20: 3.2e-2}  # by budget
 SMALL_LR, GIVEN_LR, MIDWAY_LR = 1.6e-2, 1.6e-2, 3.2e-2
-WHEN = 0.25  # share of the FLOPs before the growth in mid-training
+WHEN = 0.1  # share of the FLOPs before the growth in mid-training: the best of frontier/levers
 
 
 def arms(size: Size) -> Mapping[str, Arm]:

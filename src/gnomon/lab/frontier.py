@@ -14,8 +14,8 @@ Student's, over the differences between runs of the same seed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from math import inf, log2
 
@@ -31,11 +31,12 @@ RESAMPLED = 2000
 
 @dataclass(frozen=True)
 class Family:
-    """One way to train: flops (budgets,), ascending; accuracies (seeds, budgets)."""
+    """One way to train: flops (budgets,), ascending; accuracies (seeds, budgets); which seeds."""
 
     name: str
     flops: Array
     accuracies: Array
+    which: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.accuracies.shape[1:] != self.flops.shape or not len(self.accuracies):
@@ -47,6 +48,11 @@ class Family:
     def seeds(self) -> int:
         """How many runs stand behind each mean."""
         return len(self.accuracies)
+
+    def of(self, seeds: Sequence[int]) -> Family:
+        """The runs of these seeds alone."""
+        rows = [self.which.index(seed) for seed in seeds]
+        return replace(self, accuracies=self.accuracies[rows], which=tuple(seeds))
 
     def curve(self, seeds: NDArray[np.intp] | None = None) -> Array:
         """Mean accuracy per budget over these seeds, never falling."""
@@ -77,7 +83,7 @@ def family(name: str, runs: Mapping[tuple[int, int], float]) -> Family:
     if missing or not runs:
         raise LabError(f"The family '{name}' lacks runs (FLOPs, seed): {missing[:4]}.")
     table = np.array([[runs[f, s] for f in flops] for s in seeds])
-    return Family(name, np.array(flops, dtype=float), table)
+    return Family(name, np.array(flops, dtype=float), table, tuple(seeds))
 
 
 def cost(flops: Array, curve: Array, accuracy: float) -> float:
@@ -142,7 +148,7 @@ def _resampled(value: Callable[[NDArray[np.intp]], float], family: Family) -> Es
 
 
 def _same_seeds(one: Family, other: Family) -> None:
-    if one.seeds != other.seeds:
+    if one.seeds != other.seeds or one.which != other.which:
         raise LabError(
             f"'{one.name}' has {one.seeds} seeds and '{other.name}' {other.seeds}: run the same."
         )

@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+from gnomon.lab.colours import NAMED, inks
 from gnomon.lab.errors import LabError, MissingExtra
 from gnomon.lab.frontier import Estimate, Family, family, leads, ratios
 from gnomon.lab.plots import FAINT, STYLE
@@ -20,14 +21,12 @@ try:
     from matplotlib import rc_context
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter, NullLocator, PercentFormatter
+    from matplotlib.ticker import EngFormatter, MaxNLocator, NullLocator, PercentFormatter
 except ImportError as error:
     raise MissingExtra("Drawing the frontier", error.name) from None
 
 SCRATCH = "scratch"
 AT = "@"  # "given R2R@4": the family "given R2R" at a budget of 4 epochs of the large network
-BLACK = "#222222"
-INKS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#B8860B", "#56B4E9", "#7A7A7A")
 MARKERS = "os^Dv<>"
 
 
@@ -54,6 +53,13 @@ def page(runs: Path, out: Path, *, name: str, parts: Sequence[Part]) -> str:
         raise LabError(f"There are no finished runs of '{SCRATCH}{AT}...' in '{runs}' yet.")
     scratch = found.pop(SCRATCH)
     shown = {p: {n: f for n, f in found.items() if n.startswith(p.word + " ")} for p in parts}
+    common = set(scratch.which).intersection(
+        *(f.which for of in shown.values() for f in of.values())
+    )
+    if not common:
+        raise LabError(f"No seed in '{runs}' has finished runs of all families yet.")
+    scratch = scratch.of(sorted(common))
+    shown = {p: {n: f.of(sorted(common)) for n, f in of.items()} for p, of in shown.items()}
     _draw(shown, scratch, out / f"{name}-frontier")
     text = [f"![The scratch frontier, and growing]({name}-frontier.png)"]
     for part, several in shown.items():
@@ -68,13 +74,20 @@ def families(folder: Path) -> dict[str, Family]:
     Seeds that lack a budget are left out.
     """
     runs: dict[str, dict[tuple[int, int], float]] = defaultdict(dict)
-    for result in sorted(folder.glob(f"*{AT}*/seed-*/{RESULT}")):
-        name = result.parent.parent.name.rpartition(AT)[0]
-        found = finished(result.parent)
-        if found.test_accuracy is not None:
-            seed = int(result.parent.name.removeprefix("seed-"))
-            runs[name][found.flops, seed] = found.test_accuracy
-    return {name: family(name, whole) for name, of in runs.items() if (whole := _whole(of))}
+    for path in sorted(folder.glob(f"*{AT}*/seed-*/{RESULT}")):
+        name = path.parent.parent.name.rpartition(AT)[0]
+        result = finished(path.parent)
+        if result.test_accuracy is not None:
+            seed = int(path.parent.name.removeprefix("seed-"))
+            runs[name][result.flops, seed] = result.test_accuracy
+    found = {name: family(name, whole) for name, of in runs.items() if (whole := _whole(of))}
+    return dict(sorted(found.items(), key=lambda pair: _order(pair[0])))
+
+
+def _order(name: str) -> int:
+    """Rules in the order of their colours; what is none of them behind."""
+    rule = name.rpartition(" ")[2].lower()
+    return list(NAMED).index(rule) if rule in NAMED else len(NAMED)
 
 
 def _whole(runs: Mapping[tuple[int, int], float]) -> dict[tuple[int, int], float]:
@@ -84,7 +97,10 @@ def _whole(runs: Mapping[tuple[int, int], float]) -> dict[tuple[int, int], float
 
 
 def _ratio_table(part: Part, several: Mapping[str, Family], scratch: Family) -> str:
-    """One column per point of the frontier: the share of its FLOPs, with the interval."""
+    """One column per point of the frontier: the share of its FLOPs, with the interval.
+
+    What a family's smallest budget reaches already may cost less: at most that share.
+    """
     points = zip(scratch.curve(), scratch.flops, strict=True)
     head = [
         "share of the FLOPs to reach",
@@ -93,7 +109,10 @@ def _ratio_table(part: Part, several: Mapping[str, Family], scratch: Family) -> 
     ]
     rows = [
         [name.removeprefix(part.word + " "), str(one.seeds)]
-        + [_share(estimate) for _, estimate in ratios(one, scratch)]
+        + [
+            ("≤ " if accuracy <= one.curve()[0] else "") + _share(estimate)
+            for (_, estimate), accuracy in zip(ratios(one, scratch), scratch.curve(), strict=True)
+        ]
         for name, one in several.items()
     ]
     return _markdown(head, rows)
@@ -154,20 +173,22 @@ def _panel(axes: Axes, part: Part, several: Mapping[str, Family], scratch: Famil
     axes.set_xscale("log", base=2)
     axes.grid(axis="y", color=FAINT, linewidth=0.8)
     axes.set_axisbelow(True)
-    _line(axes, scratch, "scratch, each budget its own training", BLACK, "o", width=2.4)
-    for (name, one), ink, marker in zip(several.items(), INKS, MARKERS, strict=False):
-        _line(axes, one, name.removeprefix(part.word + " "), ink, marker, width=1.8)
+    ink = inks([SCRATCH, *several])
+    _line(axes, scratch, "scratch, each budget its own training", ink[SCRATCH].colour, "o", 2.4)
+    for (name, one), marker in zip(several.items(), MARKERS, strict=False):
+        _line(axes, one, name.removeprefix(part.word + " "), ink[name].colour, marker, 1.8)
     axes.set_title(part.title, loc="left", fontsize=11, fontweight="bold")
     axes.set_xlabel("training compute, forward + backward (FLOPs)")
     ticks = sorted({float(f) for one in (scratch, *several.values()) for f in one.flops})
     axes.set_xticks([f for f in ticks if any(f == g for g in scratch.flops)])
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(EngFormatter(places=0, sep=" "))
+    axes.xaxis.set_major_formatter(EngFormatter(places=1, sep=" "))
+    axes.yaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.legend(frameon=False, loc="lower right", fontsize=9)
 
 
-def _line(axes: Axes, one: Family, label: str, ink: str, marker: str, *, width: float) -> None:
+def _line(axes: Axes, one: Family, label: str, ink: str, marker: str, width: float) -> None:
     means = one.accuracies.mean(axis=0)
     axes.plot(
         one.flops, means, marker=marker, color=ink, linewidth=width, markersize=5, label=label

@@ -1,6 +1,6 @@
 """The best settings of one arm, by its validation accuracy: Optuna's TPE over trainings.
 
-    lr             1e-4 to 3e-2, by its logarithm
+    lr             1e-4 to 1e-1, by its logarithm
     weight decay   1e-6 to 1e-1, by its logarithm
     drop           1 to 20, by its logarithm: what the rate is divided by when the network grows. An
                    arm that starts from another one has that one's rate, divided by the drop.
@@ -35,7 +35,7 @@ try:
 except ImportError as error:
     raise MissingExtra("Searching for settings", error.name) from None
 
-RATES, DECAYS, DROPS = (1e-4, 3e-2), (1e-6, 1e-1), (1.0, 20.0)
+RATES, DECAYS, DROPS = (1e-4, 1e-1), (1e-6, 1e-1), (1.0, 20.0)
 DATABASE, PAGE = "sweep.db", "sweep.md"
 SEARCHED = ("lr", "weight decay", "drop")
 # What a trial is annotated with.
