@@ -19,6 +19,7 @@ from gnomon.lab.grids import share_bars
 from gnomon.lab.table1 import cells
 from gnomon.lab.table1.render import table
 
+PAGE = "netmorph-density"
 SPLITS = (  # channels, between, the layer's kernel, the two new ones
     (64, 256, 3, 3, 1),
     (64, 256, 3, 3, 3),
@@ -41,12 +42,19 @@ def write(folder: Path) -> None:
     share_bars(
         {name.replace(", ", "\n"): shares for name, shares in rows.items()},
         [method.replace("`", "") for method in METHODS],
-        folder / "density.png",
+        folder / f"{PAGE}.png",
         title="How much of two new layers is not zero",
     )
-    page = ["# What is not zero", "", "![](density.png)", "", *_table(rows), ""]
+    page = [
+        "# What is not zero",
+        "",
+        f"![Shares of entries that are not zero, by method]({PAGE}.png)",
+        "",
+        *_table(rows),
+        "",
+    ]
     page += ["# Table 1 of R2R, measured", "", table(cells()), ""]
-    (folder / "density.md").write_text("\n".join(page), encoding="utf-8")
+    (folder / f"{PAGE}.md").write_text("\n".join(page), encoding="utf-8")
 
 
 def _shares(channels: int, between: int, kernel: int, first: int, second: int) -> list[float]:

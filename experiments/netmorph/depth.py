@@ -1,13 +1,15 @@
 """Figure 8 of "Network Morphism": cifar_111 -> 211 -> 222 -> 2222 -> 3333, each from the last one.
 
 * NetMorph makes several layers of one (`Factor`), through ReLU by antisymmetric pairs where there
-  are enough channels, else by a P-activation. One layer of 2222 is first split as (1x1, 5x5), so
-  that a new subnet begins behind it.
+  are enough channels, else by a P-activation. One 1x1 layer of 222 is first split as (1x1, 5x5), so
+  that a new subnet begins behind it; the 3x3 layers of 3333 come out of the 1x1 layers behind them
+  (out of the 5x5 layers in front, at equal widths, the equations are too badly conditioned for
+  float32).
 * Net2Net (to 222, as in the paper) puts in an identity layer and copies channels. The paper sees
-  two peaks in the histogram of its new filters; histograms.png draws ours beside NetMorph's.
-* Raw: the same networks from scratch, each with the FLOPs of the whole chain up to it.
+  two peaks in the histogram of its new filters; a picture shows ours beside NetMorph's.
+* Scratch ("Raw" in the paper): the same networks, each with the FLOPs of the whole chain up to it.
 
-    gnomon run netmorph/depth --preset quick --data PATH    11 core-minutes (1 epoch for each
+    gnomon run netmorph/depth --preset quick --data PATH    10 core-minutes (1 epoch for each
                                                             network, an eighth as wide, 3 seeds)
     gnomon run netmorph/depth --preset paper --data PATH    40 epochs each, 5 seeds: some 200
                                                             core-hours, for a GPU
@@ -16,11 +18,10 @@ Result: see docs/results/netmorph-depth.md.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
-from setting import DATA, RECIPE, network, raw
+from setting import DATA, RECIPE, network, scratch, sized
 from torch import nn
 
 from gnomon import At, Deepen, Factor, Net2Net, Widen
@@ -30,6 +31,7 @@ from gnomon.lab.grids import histogram_panels
 from gnomon.lab.probes import histogram, snapshot
 
 CHAIN = ["111", "211", "222", "2222", "3333"]
+PICTURE = "netmorph-depth-histograms.png"
 ONE, TWO, THREE = (f"features.group{i}" for i in (1, 2, 3))
 EMBEDDED = {  # the 1x1 layer that 222 has and 211 has not, in the third group
     "NetMorph": f"{THREE}.conv1.layer2.weight",
@@ -51,10 +53,10 @@ def netmorph(w: int) -> dict[str, list[Morph]]:
             Factor(f"{THREE}.conv1.layer2.layer2", 8 * w, (5, 1), relu),
         ],
         "3333": [
-            Factor(f"{ONE}.conv1.layer1", 4 * w, (5, 3), relu),
-            Factor(f"{TWO}.conv1.layer1", 4 * w, (5, 3), relu),
-            Factor(f"{THREE}.conv1.layer1", 8 * w, (5, 3), relu),
-            Factor(f"{THREE}.conv1.layer2.layer2.layer1", 8 * w, (5, 3), relu),
+            Factor(f"{ONE}.conv1.layer2", 4 * w, (3, 1), relu),
+            Factor(f"{TWO}.conv1.layer2", 4 * w, (3, 1), relu),
+            Factor(f"{THREE}.conv1.layer2.layer1", 8 * w, (3, 1), relu),
+            Factor(f"{THREE}.conv1.layer2.layer2.layer2", 8 * w, (3, 1), relu),
         ],
     }
 
@@ -75,7 +77,7 @@ def _identity(group: str, channels: int) -> Iterator[Morph]:
 
 def arms(size: Size) -> Mapping[str, Arm]:
     """The first network, a chain of growths per method, and every network from scratch."""
-    recipe, width = replace(RECIPE, epochs=size.epochs), int(size.numbers["width"])
+    recipe, width = sized(RECIPE, size), int(size.numbers["width"])
     found = {"111": Arm(recipe, network("111", size))}
     for method, steps in {"NetMorph": netmorph(width), "Net2Net": net2net(width)}.items():
         for before, after in pairwise(["111", *steps]):
@@ -86,19 +88,18 @@ def arms(size: Size) -> Mapping[str, Arm]:
                 snapshots=after == "222",
             )
     for count, name in enumerate(CHAIN[1:], 2):
-        found[f"{name} raw"] = raw(CHAIN[:count], size)
+        found[f"{name} scratch"] = scratch(CHAIN[:count], size)
     return found
 
 
-def draw(runs: Path, out: Path) -> None:
+def draw(runs: Path, out: Path) -> str:
     """Draw how the entries of the embedded filters are spread right after the morph to 222."""
     panels = {
-        method: histogram(name, snapshot(runs, f"222 {method}", "growth", name))
+        method: histogram(name, snapshot(runs, f"222 {method}", "growth", name), bins=31)
         for method, name in EMBEDDED.items()
     }
-    histogram_panels(
-        panels, out / "histograms.png", title="The 1x1 layer that was embedded for cifar_222"
-    )
+    histogram_panels(panels, out / PICTURE, title="The 1x1 layer that was embedded for cifar_222")
+    return f"## The embedded filters\n\n![Histograms of the new 1x1 layer]({PICTURE})"
 
 
 EXPERIMENT = Experiment(
@@ -107,7 +108,7 @@ EXPERIMENT = Experiment(
     source="Wei et al., Network Morphism, figure 8",
     arms=arms,
     presets={
-        "quick": Size(epochs=1, numbers={"width": 4}),
+        "quick": Size(epochs=1, numbers={"width": 4, "faster": 3}),
         "paper": Size(epochs=40, numbers={"width": 32}, seeds=range(5)),
     },
     data=DATA,

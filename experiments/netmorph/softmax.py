@@ -4,8 +4,8 @@ Its one layer is made into two with a P-activation between: PReLU (7a) or PTanH 
 identity at first and learned. Net2Net, for PReLU alone as in the paper, puts in an identity layer
 and copies its ten channels five times. The paper prints 97 % for NetMorph and 94 % for Net2Net.
 
-    gnomon run netmorph/softmax --preset quick --data PATH    4 core-minutes (20 epochs, 3 seeds)
-    gnomon run netmorph/softmax --preset paper --data PATH    30 core-minutes (100 epochs, 5 seeds)
+    gnomon run netmorph/softmax --preset quick --data PATH    2 core-minutes (20 epochs, 3 seeds)
+    gnomon run netmorph/softmax --preset paper --data PATH    12 core-minutes (100 epochs, 5 seeds)
 
 Result: see docs/results/netmorph-softmax.md.
 """
@@ -55,7 +55,7 @@ def arms(size: Size) -> Mapping[str, Arm]:
         "Net2Net PReLU": child(
             Deepen("head", Net2Net(), block=identity), Widen("head", to=HIDDEN, rule=Net2Net())
         ),
-        "PReLU raw": Arm(scratch, partial(perceptron, hidden=HIDDEN)),
+        "PReLU scratch": Arm(scratch, partial(perceptron, hidden=HIDDEN)),
     }
 
 

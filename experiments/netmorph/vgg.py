@@ -51,7 +51,7 @@ def write(folder: Path) -> None:
             f"{took.analysis + took.growth + took.proof:.1f} |"
         )
     page = ["# VGG16 -> VGG16 (NetMorph)", "", *rows, "", PRINTED]
-    (folder / "vgg.md").write_text("\n".join(page), encoding="utf-8")
+    (folder / "netmorph-vgg.md").write_text("\n".join(page), encoding="utf-8")
 
 
 EXPERIMENT = Computed(

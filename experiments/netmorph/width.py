@@ -2,10 +2,10 @@
 
 The second layer of each group goes from 1x1 to 3x3, then the first gets twice the channels: by
 NetMorph, and the last step by Net2Net too (which has no way to grow a kernel). Two opponents that
-the paper does not show: "ksize longer" trains on without growing, and "width raw" is the last
+the paper does not show: "ksize longer" trains on without growing, and "width scratch" is the last
 network from scratch with the FLOPs of the whole chain.
 
-    gnomon run netmorph/width --preset quick --data PATH    11 core-minutes (2 epochs for each
+    gnomon run netmorph/width --preset quick --data PATH    10 core-minutes (2 epochs for each
                                                             network, a quarter as wide, 3 seeds)
     gnomon run netmorph/width --preset paper --data PATH    40 epochs each, 5 seeds: some 30
                                                             core-hours
@@ -14,9 +14,8 @@ Result: see docs/results/netmorph-width.md.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 
-from setting import DATA, RECIPE, network, raw
+from setting import DATA, RECIPE, network, scratch, sized
 
 from gnomon import At, Enlarge, Net2Net, NetMorph, Widen
 from gnomon.grower import Morph
@@ -29,7 +28,7 @@ FIRSTS = [f"{group}.conv1" for group in GROUPS]
 
 def arms(size: Size) -> Mapping[str, Arm]:
     """The chain, with two ways to widen, and its two opponents."""
-    recipe = replace(RECIPE, epochs=size.epochs)
+    recipe = sized(RECIPE, size)
 
     def grown(before: str, *morphs: Morph) -> Arm:
         return Arm(recipe, start=Start(before, carry=True), schedule=At(morphs, epoch=0))
@@ -40,7 +39,7 @@ def arms(size: Size) -> Mapping[str, Arm]:
         "width NetMorph": grown("ksize", Widen(FIRSTS, by=2, rule=NetMorph())),
         "width Net2Net": grown("ksize", Widen(FIRSTS, by=2, rule=Net2Net())),
         "ksize longer": Arm(recipe, start=Start("ksize", carry=True)),
-        "width raw": raw(["base", "ksize", "width"], size),
+        "width scratch": scratch(["base", "ksize", "width"], size),
     }
 
 
@@ -50,7 +49,7 @@ EXPERIMENT = Experiment(
     source="Wei et al., Network Morphism, figure 9",
     arms=arms,
     presets={
-        "quick": Size(epochs=2, numbers={"width": 8}),
+        "quick": Size(epochs=2, numbers={"width": 8, "faster": 3}),
         "paper": Size(epochs=40, numbers={"width": 32}, seeds=range(5)),
     },
     data=DATA,

@@ -11,8 +11,8 @@ student trains on at a fifth of the rate.
   code sets the new BatchNorms from statistics of before the insertion, which changes the output by
   0.76; here they are measured behind it, and the function is kept in eval mode.
 
-    gnomon run r2r/deepen --preset quick --data PATH    11 core-minutes (3 epochs, 3 seeds)
-    gnomon run r2r/deepen --preset paper --data PATH    20 core-hours (250 epochs, 5 seeds)
+    gnomon run r2r/deepen --preset quick --data PATH    9 core-minutes (3 epochs, 3 seeds)
+    gnomon run r2r/deepen --preset paper --data PATH    19 core-hours (250 epochs, 5 seeds)
 
 Result: see docs/results/r2r-deepen.md.
 """

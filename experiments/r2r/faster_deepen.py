@@ -5,7 +5,7 @@ by 5. Against epochs the grown networks lag behind the large one from scratch; t
 against FLOPs they do not. (It grows at 25 of 250 epochs; its code at 40.) What the ways to deepen
 are, and where they differ from the published code, is in deepen.py.
 
-    gnomon run r2r/faster_deepen --preset quick --data PATH    11 core-minutes (4 epochs, 3 seeds)
+    gnomon run r2r/faster_deepen --preset quick --data PATH    9 core-minutes (4 epochs, 3 seeds)
     gnomon run r2r/faster_deepen --preset paper --data PATH    15 core-hours (250 epochs, 5 seeds)
 
 Result: see docs/results/r2r-faster_deepen.md.
@@ -17,8 +17,7 @@ from dataclasses import replace
 from deepen import BLOCKS, LAYERS, PLAIN_LAYERS, RANDOM
 from setting import DATA, LARGE, RECIPE, SHORT, plain
 
-from gnomon import At, Deepen
-from gnomon.adjustments import DivideRate
+from gnomon import At, Deepen, DivideRate
 from gnomon.lab.experiment import Arm, Experiment, Network, Size
 
 GROWN = replace(RECIPE, weight_decay=1e-2)

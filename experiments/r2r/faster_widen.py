@@ -4,7 +4,7 @@ A ResNetCifar-18(1/8) becomes an 18(3/16) after a tenth of the epochs, and its r
 Against epochs the grown networks lag behind the large one from scratch; the paper says that against
 FLOPs they do not. (It grows at 25 of 250 epochs; its code at 28.)
 
-    gnomon run r2r/faster_widen --preset quick --data PATH    13 core-minutes (4 epochs, 3 seeds)
+    gnomon run r2r/faster_widen --preset quick --data PATH    11 core-minutes (4 epochs, 3 seeds)
     gnomon run r2r/faster_widen --preset paper --data PATH    18 core-hours (250 epochs, 5 seeds)
 
 Result: see docs/results/r2r-faster_widen.md.
@@ -15,8 +15,7 @@ from dataclasses import replace
 
 from setting import DATA, LARGE, NARROW, RECIPE, plain
 
-from gnomon import R2R, At, Net2Net, NetMorph, RandPad, Rule, Widen
-from gnomon.adjustments import DivideRate
+from gnomon import R2R, At, DivideRate, Net2Net, NetMorph, RandPad, Rule, Widen
 from gnomon.lab.experiment import Arm, Experiment, Network, Size
 
 GROWN = replace(RECIPE, weight_decay=1e-2)

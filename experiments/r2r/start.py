@@ -16,8 +16,7 @@ from dataclasses import replace
 
 from setting import DATA, NARROW, RECIPE
 
-from gnomon import R2R, At, Rule, Widen
-from gnomon.adjustments import DivideRate
+from gnomon import R2R, At, DivideRate, Rule, Widen
 from gnomon.lab.experiment import Arm, Experiment, Size
 
 GROWN = replace(RECIPE, lr=1e-3, weight_decay=1e-3)  # the published code: lr 3e-3

@@ -2,7 +2,7 @@
 
     gnomon run r2r/table1    about ten seconds on one core; no data, no GPU
 
-Result: see docs/table-1.md, which is what this writes as table1.md.
+Result: see docs/table-1.md, which is what this writes as r2r-table1.md.
 """
 
 from pathlib import Path
@@ -13,7 +13,7 @@ from gnomon.lab.table1 import page
 
 def write(folder: Path) -> None:
     """Measure every cell and write the page."""
-    (folder / "table1.md").write_text(page(), encoding="utf-8")
+    (folder / "r2r-table1.md").write_text(page(), encoding="utf-8")
 
 
 EXPERIMENT = Computed(

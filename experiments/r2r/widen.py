@@ -9,8 +9,8 @@ ends that was trained from scratch.
 * The published NetMorph arm pads BatchNorm with zeros before a ReLU: its new channels are dead for
   ever. Here readers are zero instead, and the new channels live.
 
-    gnomon run r2r/widen --preset quick --data PATH    13 core-minutes (3 epochs, 3 seeds)
-    gnomon run r2r/widen --preset paper --data PATH    25 core-hours (250 epochs, 5 seeds)
+    gnomon run r2r/widen --preset quick --data PATH    11 core-minutes (3 epochs, 3 seeds)
+    gnomon run r2r/widen --preset paper --data PATH    23 core-hours (250 epochs, 5 seeds)
 
 Result: see docs/results/r2r-widen.md.
 """

@@ -3,7 +3,7 @@
 DigitsNet(8), 5 epochs on the 8x8 digits, then a branch behind the first stage; AdamW, lr 3e-3,
 batches of 128; seeds 0 to 4.
 
-    gnomon run r2r/zero_start    about a minute on one core; no data, no GPU
+    gnomon run r2r/zero_start    about 20 seconds on one core; no data, no GPU
 
 Result: see docs/zero-starts.md.
 """
@@ -39,19 +39,21 @@ def write(folder: Path) -> None:
     outputs = [_outputs(models, task, start) for start in DRAWN]
     lines(
         outputs,
-        folder / "zero-start.png",
+        folder / "r2r-zero_start.png",
         title="A new branch after its zero start: five seeds, AdamW, lr 3e-3",
         x="training steps after the growth",
         y="std of the branch's output / of its input",
     )
     page = [
+        "![First outputs of a new branch](r2r-zero_start.png)",
+        "",
         *_sizes(outputs),
         "",
         "| start | writers, step 1 | 2 | readers, step 1 | 2 | twins part at once |",
         "|---|---|---|---|---|---|",
         *_gradients(models, task),
     ]
-    (folder / "zero-start.md").write_text("\n".join(page) + "\n", encoding="utf-8")
+    (folder / "r2r-zero_start.md").write_text("\n".join(page) + "\n", encoding="utf-8")
 
 
 def _outputs(models: Sequence[nn.Module], task: Task, start: str) -> Lines:

@@ -32,7 +32,7 @@ def test_the_page_in_the_docs_is_what_is_measured():
     made, written = (
         re.sub(MEASURED, "#", re.sub(r"torch \d[\d.]*", "torch", text)) for text in (made, written)
     )
-    hint = "python experiments/r2r/table1.py --out docs/table-1.md writes it anew"
+    hint = "gnomon run r2r/table1 writes it anew"
     assert made.splitlines() == written.splitlines(), hint
     assert len(numbers[0]) == len(numbers[1]) > 8
     for now, then in zip(*numbers, strict=True):  # the last digit may round to its neighbour

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gnomon.lab.colours import GREY, OTHERS, inks
 from gnomon.lab.errors import LabError, MissingExtra
-from gnomon.lab.plots import COLOURS, FAINT, INK, REFERENCE, STYLE
+from gnomon.lab.plots import FAINT, INK, STYLE
 from gnomon.lab.probes import Histogram
 
 try:
@@ -54,7 +55,7 @@ def filter_grids(
     wide, high = len(panels[0]), len(panels)
     with rc_context(STYLE):
         figure = Figure(figsize=(3.3 * wide + 0.5, 1.9 * high + 0.75), layout="constrained")
-        grid = figure.subplots(high, wide, squeeze=False)
+        grid = figure.subplots(high, wide, squeeze=False, gridspec_kw={"wspace": 0.06})
         for across, row, name in zip(grid, panels, rows, strict=True):
             for axes, filters in zip(across, row, strict=True):
                 _mosaic(axes, filters)
@@ -64,7 +65,7 @@ def filter_grids(
         figure.suptitle(title, x=0.012, ha="left", fontsize=12.5, fontweight="bold")
         figure.supxlabel(
             "old filters above, new ones below; grey is zero, one scale per panel",
-            x=0.012, ha="left", fontsize=8, color=REFERENCE,
+            x=0.012, ha="left", fontsize=8, color=GREY,
         )  # fmt: skip
         figure.savefig(path, dpi=150, facecolor="white")
 
@@ -110,8 +111,9 @@ def histogram_panels(panels: Mapping[str, Histogram], path: Path, *, title: str)
     with rc_context(STYLE):
         figure = Figure(figsize=(4.5 * len(panels), 3.4), layout="constrained")
         several = figure.subplots(1, len(panels), squeeze=False)[0]
-        for axes, (label, found), ink in zip(several, panels.items(), COLOURS, strict=False):
-            _bars(axes, label, found, ink)
+        colours = inks(list(panels))
+        for axes, (label, found) in zip(several, panels.items(), strict=True):
+            _bars(axes, label, found, colours[label].colour)
         several[0].set_ylabel("share of the entries")
         figure.suptitle(title, x=0.012, ha="left", fontsize=12.5, fontweight="bold")
         figure.savefig(path, dpi=150, facecolor="white")
@@ -137,14 +139,14 @@ def share_bars(
 
     rows: shares from 0 to 1 per name; nan is "none".
     """
-    inks = (REFERENCE, *COLOURS)
+    colours = (GREY, *OTHERS)
     with rc_context(STYLE):
         figure = Figure(figsize=(11, 4.4), layout="constrained")
         axes: Axes = figure.subplots()
         axes.grid(axis="y", color=FAINT, linewidth=0.8)
         axes.set_axisbelow(True)
         width = 0.8 / len(labels)
-        for i, (label, ink) in enumerate(zip(labels, inks, strict=False)):
+        for i, (label, ink) in enumerate(zip(labels, colours, strict=False)):
             places = np.arange(len(rows)) + (i - (len(labels) - 1) / 2) * width
             for j, (place, shares) in enumerate(zip(places, rows.values(), strict=True)):
                 _bar(axes, place, shares[i], 0.9 * width, ink, label if j == 0 else None)

@@ -37,6 +37,7 @@ LABELS = {
 # Inches: a panel alone, one of two, how high; left of it; between two; a line of the labels.
 SINGLE, PAIR, HEIGHT, LEFT, BETWEEN, LABEL_HEIGHT = 6.6, 4.7, 3.7, 0.72, (0.3, 0.75), 0.205
 DPI = 150
+FEW = 5  # arms whose bands can be told apart
 MANY = 80  # points beyond which a line is drawn thinner: it is noise then, not a trend
 FOOT = "#6E6E6E"
 
@@ -173,7 +174,7 @@ def _panel(
     aside = f"\n{picture.aside}" if picture.aside and x in ("flops", "paper_flops") else ""
     axes.set_xlabel(LABELS[x] + aside)
     for layer, band in enumerate(sorted(bands, key=lambda b: not chosen[b.arm].back), 2):
-        _draw(axes, band, chosen[band.arm], layer)
+        _draw(axes, band, chosen[band.arm], layer, faint=len(bands) > FEW)
 
 
 def _range(bands: Sequence[Band]) -> tuple[float, float]:
@@ -184,10 +185,11 @@ def _range(bands: Sequence[Band]) -> tuple[float, float]:
     return max(min(ends), low - 0.5 * (max(late) - low), 0.0), min(1.0, max(*late, *ends))
 
 
-def _draw(axes: Axes, band: Band, ink: Ink, layer: int) -> None:
+def _draw(axes: Axes, band: Band, ink: Ink, layer: int, *, faint: bool) -> None:
     width = (1.4 if ink.back else 2.0) * (0.65 if len(band.x) > MANY else 1)
     low, high = np.clip((band.mean - band.half, band.mean + band.half), 0, 1)
-    axes.fill_between(band.x, low, high, color=ink.colour, alpha=0.13, linewidth=0, zorder=1)
+    alpha = 0.05 if faint else 0.13
+    axes.fill_between(band.x, low, high, color=ink.colour, alpha=alpha, linewidth=0, zorder=1)
     axes.plot(
         band.x, band.mean, color=ink.colour, linewidth=width, linestyle=ink.line, zorder=layer
     )
@@ -195,8 +197,9 @@ def _draw(axes: Axes, band: Band, ink: Ink, layer: int) -> None:
         band.x[-1:], band.mean[-1:], "o", color=ink.colour, markersize=4.5, zorder=layer + 20,
         markerfacecolor=ink.colour if band.whole else "white", clip_on=False,
     )  # fmt: skip
+    seen = [(x, band.at(x)) for x in band.growths if band.at(x) >= axes.get_ylim()[0]]
     axes.plot(
-        band.growths, [band.at(x) for x in band.growths], "D", color=ink.colour, markersize=5.5,
+        [x for x, _ in seen], [y for _, y in seen], "D", color=ink.colour, markersize=5.5,
         markeredgecolor="white", markeredgewidth=0.9, zorder=layer + 40, clip_on=False,
     )  # fmt: skip
 

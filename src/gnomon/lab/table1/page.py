@@ -75,7 +75,7 @@ _CORRECTIONS = """\
 """
 
 _FOOT = """\
-`python experiments/r2r/table1.py --out docs/table-1.md` makes this page (torch {torch}); no cell is
+`gnomon run r2r/table1` makes this page (torch {torch}); no cell is
 typed by hand. Sources: Painter, *Towards a More Complete Theory of Function Preserving Transforms*;
 Chen, Goodfellow, Shlens, *Net2Net*, 2016; Wei, Wang, Rui, Chen, *Network Morphism*, 2016.
 """
