@@ -27,7 +27,7 @@ from gnomon.lab.demo import Preset, preset
 from gnomon.lab.machine import Machine
 from gnomon.lab.starts import seeded
 from gnomon.lab.tasks import Split, Task, load
-from gnomon.lab.train import Training
+from gnomon.lab.train import EXAMPLES, Training
 from gnomon.receipt import Receipt
 
 CIFAR_IMAGES = 45_000  # a tenth of the 50,000 are for validation
@@ -136,11 +136,10 @@ def profile() -> None:
         with seeded(0):
             model = chosen.small(task)
         optimizer = chosen.recipe.optimizer_of(model.parameters())
-        x = task.normalised(task.train.images[:128])
+        x = task.normalised(task.train.images[:EXAMPLES])
+        morphs = [gn.Widen("*", by=chosen.by), *(gn.Deepen(a) for a in chosen.deeper)]
         profiler.enable()
-        grower = gn.Grower(model, x, optimizer)
-        for morph in [gn.Widen("*", by=chosen.by), *(gn.Deepen(a) for a in chosen.deeper)]:
-            grower.grow(morph)
+        gn.Timeline(gn.At(morphs, step=0)).advance(gn.Grower(model, x, optimizer))
         profiler.disable()
         pstats.Stats(profiler).sort_stats(order).print_stats(45)
 

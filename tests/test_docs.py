@@ -25,7 +25,7 @@ def test_the_readme_opens_with_two_commands_and_ci_runs_the_second_word_for_word
 
 
 def test_every_page_and_picture_that_is_linked_exists():
-    for page in [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")]:
+    for page in [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")]:
         for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
             assert (page.parent / link).is_file(), f"{page.name} links {link}"
 

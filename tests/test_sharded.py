@@ -74,11 +74,25 @@ def test_what_is_sharded_after_the_grower_was_made_is_not_grown(mesh):
     plan = grower.plan(gn.Widen("0", by=2))
     fsdp.fully_shard(model, mesh=mesh)
     before = local(model)
-    for act in (lambda: grower.grow(plan), lambda: grower.plan(gn.Widen("0", by=2))):
-        with pytest.raises(gn.GrowthError):
+    morph = gn.Widen("0", by=2)
+    for act in (
+        lambda: grower.grow(plan), lambda: grower.grow(morph), lambda: grower.plan(morph),
+    ):  # fmt: skip
+        with pytest.raises(gn.InUse, match=r"is sharded at .*grow before fully_shard"):
             act()
     assert all(torch.equal(t, before[n]) for n, t in local(model).items())
     step(model, adam(model), x)
+
+
+def test_what_is_split_among_ranks_after_the_grower_was_made_is_not_grown(mesh):
+    parallel = pytest.importorskip("torch.distributed.tensor.parallel")
+    model, x = small(), torch.randn(4, 6)
+    grower = gn.Grower(model, x)
+    plan = grower.plan(gn.Widen("0", by=2))
+    parallel.parallelize_module(model, mesh, {"0": parallel.ColwiseParallel()})
+    for act in (lambda: grower.grow(plan), lambda: grower.plan(gn.Widen("0", by=2))):
+        with pytest.raises(gn.InUse, match=r"sharded at '0.weight'"):
+            act()
 
 
 def test_a_model_grown_before_it_is_sharded_trains(mesh):

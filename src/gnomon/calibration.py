@@ -57,9 +57,7 @@ def _fresh_statistics(module: nn.Module) -> list[Tensor]:
 
 
 @torch.no_grad()
-def _set(
-    buffers: Mapping[str, Tensor], measured: Mapping[str, Tensor], started: Started
-) -> None:
+def _set(buffers: Mapping[str, Tensor], measured: Mapping[str, Tensor], started: Started) -> None:
     for name, buffer in buffers.items():
         if name in measured:
             buffer.copy_(measured[name])

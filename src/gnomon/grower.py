@@ -39,7 +39,7 @@ from gnomon.surgery import (
     refuse_live_graph,
     undone_on_error,
 )
-from gnomon.tape import Call, Recording, calls_of, owned_tensors
+from gnomon.tape import Call, Recording, calls_of, owned_tensors, wants_fake
 from gnomon.trial import refuse, tied_in_code
 from gnomon.verify import (
     Answers,
@@ -183,44 +183,21 @@ class Grower:
         refuse_wrapped(self.model)  # it may have been sharded since
         self._analysis = None  # a forward that enables gradients leaves its graph on the tape
         start = time.perf_counter()
-        found, self._found = self._found, None
-        held = held_parameters(self.model)
-        if found is not None and (held or found.marks != marks(self.model)):
-            found = None  # if it is our own tape that holds a graph, it goes with it
-            held = held_parameters(self.model)
+        found, held = self._start()
         # outside of a moment anew: training may have annealed a constant meanwhile
         analysis = self._analyse(None if found is None else found.recordings)
         analysed = time.perf_counter()
-        tried = Tried()
-        if isinstance(what, Plan):
-            plan = what
-        else:
-            _check_seed(seed)
-            subject = Subject(self.model, analysis, self._calls, self._ops, True, tried)
-            plan = self._plan(what, seed, subject)
+        plan, tried = self._planned(what, seed, analysis)
         planned = time.perf_counter()
         self._check(plan, analysis)
         plan = with_measured_spreads(plan, self.model)
         refuse_live_graph(plan, held)
         self.complete &= self._structure == self._known
-        before = None
-        if proof == "full":
-            before = self._before(plan, analysis, found)
+        before = self._before(plan, analysis, found) if proof == "full" else None
         surgery, old = Surgery(), set(self.model.parameters())
         with undone_on_error(surgery):
             with on_cpu():
-                added = add_modules(self.model, plan, self._optimizers, surgery, tried)
-                fits = not plan.edits or bool(leaf_sizes(plan, analysis))
-                passes = None
-                if added.modules and fits:
-                    passes = self._settle(analysis, added)
-                if plan.edits or plan.attributes:
-                    passes = None
-                if added.modules and fits and plan.edits:
-                    analysis = analyse(self.model, self._calls, self._ops)
-                operate(self.model, plan, self._optimizers, surgery)
-                if added.modules and not fits:  # what was added belongs to what the edits make
-                    passes = self._settle(analysis, added)
+                added, analysis, passes = self._operate(plan, analysis, surgery, tried)
             applied, passes = self._repaired(plan, analysis, surgery, passes)
             shown, after = self._prove(applied, surgery, before, passes)
             for optimizer in self._optimizers:
@@ -228,8 +205,7 @@ class Grower:
         done = time.perf_counter()
         self._analysis, self._known = None, structure(self.model)
         if self._moments:
-            recorded = None if passes is None else passes.in_turn
-            self._found = Found(marks(self.model), recorded, after)
+            self._found = Found(marks(self.model), self._tapes(passes), after)
         self.history = (*self.history, applied)
         self.new_parameters = tuple(p for p in _put_in(added) if p not in old)
         proving = done - planned - surgery.seconds - surgery.drawing
@@ -246,6 +222,51 @@ class Grower:
         logger.info("%s", receipt)
         return receipt
 
+    def _start(self) -> tuple[Found | None, set[str]]:
+        """What is known from the growth before, and the parameters that some graph still holds."""
+        found, self._found = self._found, None
+        held = held_parameters(self.model)
+        if found is not None and (held or found.marks != marks(self.model)):
+            found = None  # if it is our own tape that holds a graph, it goes with it
+            held = held_parameters(self.model)
+        return found, held
+
+    def _tapes(self, passes: Passes | None) -> list[Recording] | None:
+        """What the next analysis would record."""
+        if passes is None or wants_fake(self.model, self._calls):
+            return None
+        return passes.in_turn
+
+    def _planned(self, what: Plan | Morph, seed: int, analysis: Analysis) -> tuple[Plan, Tried]:
+        tried = Tried()
+        if isinstance(what, Plan):
+            return what, tried
+        _check_seed(seed)
+        subject = Subject(self.model, analysis, self._calls, self._ops, fresh=True, tried=tried)
+        return self._plan(what, seed, subject), tried
+
+    def _operate(
+        self, plan: Plan, analysis: Analysis, surgery: Surgery, tried: Tried
+    ) -> tuple[Added, Analysis, Passes | None]:
+        """Put modules in and edit tensors.
+
+        Returns the analysis that the edits were planned for with the modules in it, and passes of
+        the model as it is, if some were made.
+        """
+        passes = None
+        added = add_modules(self.model, plan, self._optimizers, surgery, tried)
+        fits = not plan.edits or bool(leaf_sizes(plan, analysis))
+        if added.modules and fits:
+            passes = self._settle(analysis, added)
+        if plan.edits or plan.attributes:
+            passes = None
+        if added.modules and fits and plan.edits:
+            analysis = analyse(self.model, self._calls, self._ops)
+        operate(self.model, plan, self._optimizers, surgery)
+        if added.modules and not fits:  # what was added belongs to what the edits make
+            passes = self._settle(analysis, added)
+        return added, analysis, passes
+
     def _settle(self, analysis: Analysis, added: Added) -> Passes | None:
         """See that new modules run where they were put, and give their norms statistics."""
         watch = None if analysis.fake else watch_of(self.model, added)
@@ -255,6 +276,8 @@ class Grower:
         evaluated = check_runs(self.model, self._calls, analysis, added, training=False)
         if watch is None:
             return None
+        if not self._moments:  # nobody will ask for their operations
+            return Passes([replace(run, ops=[], visits=[]) for run in evaluated], None)
         set_by_batch = any(edit.start == "identity" for _, edit, _ in added.modules)
         return Passes(evaluated, trained if watch.apart and not set_by_batch else None)
 

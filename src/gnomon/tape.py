@@ -200,14 +200,16 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
         """Record, with the module stack followed by global hooks."""
-        before = module_hooks.register_module_forward_pre_hook(self._entered)
-        after = module_hooks.register_module_forward_hook(self._left, always_call=True)
+        hooks = []
+        if self._watched:
+            hooks.append(module_hooks.register_module_forward_pre_hook(self._entered))
+            hooks.append(module_hooks.register_module_forward_hook(self._left, always_call=True))
         try:
             with self:
                 yield
         finally:
-            before.remove()
-            after.remove()
+            for hook in hooks:
+                hook.remove()
             for owner, saved in self._overwritten:
                 owner.data.copy_(saved)
 

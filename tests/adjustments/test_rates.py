@@ -26,7 +26,7 @@ every_optimizer = pytest.mark.parametrize("name", ALL)
         (gn.Rewarm(2, start=0.5), lambda ratio: [0.5, 0.75, 1.0]),
         ([gn.DivideRate(2), gn.Rewarm(2, 0.5)], lambda ratio: [0.25, 0.375, 0.5]),
     ],
-    ids=repr,
+    ids=["divided", "by size", "by its root", "rewarm", "rewarm from half", "divided, rewarm"],
 )
 def test_each_step_is_the_plain_optimizers_at_the_rate_times_the_factor(name, after, factors):
     model, optimizer = network(name)

@@ -135,9 +135,7 @@ class Deepen:
     def _wrapped(self, module: nn.Module) -> nn.Module:
         return module if isinstance(self.rule, Net2Net) else Residual(module)
 
-    def _tried(
-        self, subject: Subject, edit: ModuleEdit, seed: int, arriving: Tensor
-    ) -> nn.Module:
+    def _tried(self, subject: Subject, edit: ModuleEdit, seed: int, arriving: Tensor) -> nn.Module:
         """Make the block once, to learn now whether it fits and can start as it should."""
         key = f"{edit.place}|0"
         module = make(edit, key, seed, {})
