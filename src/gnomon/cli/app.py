@@ -15,6 +15,7 @@ try:
     from gnomon.cli.demo import demo
     from gnomon.cli.plot import plot
     from gnomon.cli.run import run
+    from gnomon.cli.search import search
     from gnomon.cli.sweep import sweep
 except ImportError as error:
     MISSING = error.name
@@ -31,6 +32,7 @@ def main() -> None:
     app.command()(run)
     app.command()(plot)
     app.command()(sweep)
+    app.command()(search)
     app(prog_name="gnomon")
 
 
