@@ -73,7 +73,7 @@ def test_every_mutation_keeps_the_function_and_all_that_is_new_is_alive(name, ki
     choices = KINDS[kind].choices(space, parent)
     assert choices
     x, made = space.example_inputs, 0
-    for number, (mutation, _) in enumerate(choices[:: max(1, len(choices) // 6)], 1):
+    for number, (mutation, _) in enumerate(choices[:: max(1, len(choices) // 4)], 1):
         try:
             member = child(space, parent, mutation, id=number, born=1, seed=2)
         except gn.GrowthError:
@@ -98,7 +98,10 @@ def test_chains_keep_the_function(name):
 
 
 def check_chain(name, seed, length=5):
-    space, member = base_of(name)
+    """Trained in between: behind a block that is still zero a ReLU may see nothing but zeros."""
+    space, member = base_of(name)[0], first(base_of(name)[0], seed=seed)
+    train = Joint(problem_of(space), SharedOptimizer(ADAM), 4).train
+    train([member], "chain", seed)
     x, chance = space.example_inputs, Chance("chain", name, seed)
     for number in range(1, length + 1):
         menu, grown = menu_of(space, member), None
@@ -114,6 +117,7 @@ def check_chain(name, seed, length=5):
         assert change(member.network, grown.network, x) <= 1e-12, grown.mutation
         new = new_in(member, grown)
         assert moved_within(grown.network, new, problem_of(space)) == new.keys(), grown.mutation
+        train([grown], "chain", seed, number)
         member = grown
 
 

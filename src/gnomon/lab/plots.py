@@ -18,6 +18,7 @@ except ImportError as error:
 # Okabe and Ito's colours, told apart by colour-blind eyes; the reference arm stays in the back.
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7")
 REFERENCE = "#8C8C8C"
+NOTE_WIDTH = 150  # characters of small print across the picture
 INK, FAINT = "#333333", "#E6E6E6"
 
 STYLE = {
@@ -80,8 +81,16 @@ def curves(arms: Sequence[Curve], path: Path, *, title: str, note: str, budget: 
         _names(left, inked)
         _budget(right, budget)
         figure.suptitle(title, x=0.012, ha="left", fontsize=12.5, fontweight="bold")
-        figure.supxlabel(note, x=0.012, ha="left", fontsize=7, color=REFERENCE)
+        figure.supxlabel(_in_lines(note), x=0.012, ha="left", fontsize=7, color=REFERENCE)
         figure.savefig(path, dpi=150, facecolor="white")
+
+
+def _in_lines(note: str) -> str:
+    """Break a long signature behind one of its bars."""
+    if len(note) <= NOTE_WIDTH:
+        return note
+    cut = note.rfind("|", 0, NOTE_WIDTH) + 1 or NOTE_WIDTH
+    return f"{note[:cut]}\n{_in_lines(note[cut:])}"
 
 
 Inked = Sequence[tuple[Curve, str]]
