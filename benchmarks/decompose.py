@@ -36,7 +36,7 @@ from gnomon.decompose import (
 from gnomon.decompose.compose import embedded
 from gnomon.decompose.scale import balanced_std, drawn
 from gnomon.draw import Draw
-from gnomon.lab.plots import COLOURS, FAINT, REFERENCE, STYLE
+from gnomon.lab.drawing.plots import COLOURS, FAINT, REFERENCE, STYLE
 
 SIZES = [(c, 1) for c in (64, 128, 256, 512)] + [(c, 3) for c in (64, 128, 256)] + [(512, 0)]
 COMPARED = (4, 8, 16, 32, 64, 128)

@@ -23,11 +23,11 @@ from dataclasses import dataclass, replace
 import torch
 
 import gnomon as gn
+from gnomon.lab.data.tasks import Split, Task, load
 from gnomon.lab.demo import Preset, preset
-from gnomon.lab.machine import Machine
-from gnomon.lab.starts import seeded
-from gnomon.lab.tasks import Split, Task, load
-from gnomon.lab.train import EXAMPLES, Training
+from gnomon.lab.training.machine import Machine
+from gnomon.lab.training.starts import seeded
+from gnomon.lab.training.train import EXAMPLES, Training
 from gnomon.receipt import Receipt
 
 CIFAR_IMAGES = 45_000  # a tenth of the 50,000 are for validation

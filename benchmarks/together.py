@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from gnomon.lab.together import Stacked
+from gnomon.lab.training.together import Stacked
 from gnomon.models import DigitsNet, ResNetCifar18
 
 # build, shape of an image, batch, steps of each network per round

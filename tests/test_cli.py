@@ -132,7 +132,7 @@ def test_a_demo_ends_with_a_table_and_says_where_everything_is(monkeypatch, caps
 EXPERIMENT = """
 from gnomon import At, Widen
 from gnomon.lab.experiment import Arm, Computed, Data, Experiment, Size, Start
-from gnomon.lab.recipe import Recipe
+from gnomon.lab.training.recipe import Recipe
 from gnomon.models import DigitsNet
 
 def arms(size):
@@ -179,7 +179,8 @@ def inline(monkeypatch):
     import torch
     from tiny_experiment import inline as crew
 
-    from gnomon.lab import jobs, sweep
+    from gnomon.lab import sweep
+    from gnomon.lab.running import jobs
 
     for module, function in ((jobs, "train"), (sweep, "search")):
         defaults = getattr(module, function).__kwdefaults__

@@ -11,11 +11,11 @@ from torch import nn
 pytest.importorskip("lightning")
 
 import gnomon as gn
+from gnomon.lab.data.tasks import Split, Task
 from gnomon.lab.experiment import Computed, Data, Experiment, root
-from gnomon.lab.machine import Machine
-from gnomon.lab.runs import Bench
+from gnomon.lab.running.runs import Bench
 from gnomon.lab.shelf import arms_of, find, listed, names
-from gnomon.lab.tasks import Split, Task
+from gnomon.lab.training.machine import Machine
 
 FOLDER = Path(__file__).parents[1] / "experiments"
 PAPERS = {"r2r": 9, "netmorph": 6}  # figures and tables, and zero_start

@@ -20,7 +20,7 @@ from setting import DATA, LARGE, SMALL, recipe, small_steps
 
 from gnomon import R2R, At, Hybrid, Net2Net, NetMorph, RandPad, Widen
 from gnomon.lab.experiment import Arm, Budget, Experiment, Size, Start
-from gnomon.lab.frontier_page import Part, page
+from gnomon.lab.results.frontier_page import Part, page
 
 RULES = {
     "R2R": R2R(),

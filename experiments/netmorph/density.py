@@ -14,8 +14,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from gnomon.decompose import Shapes, densities
+from gnomon.lab.drawing.grids import share_bars
 from gnomon.lab.experiment import Computed
-from gnomon.lab.grids import share_bars
 from gnomon.lab.table1 import cells
 from gnomon.lab.table1.render import table
 

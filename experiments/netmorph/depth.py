@@ -26,9 +26,9 @@ from torch import nn
 
 from gnomon import At, Deepen, Factor, Net2Net, Widen
 from gnomon.grower import Morph
+from gnomon.lab.drawing.grids import histogram_panels
 from gnomon.lab.experiment import Arm, Experiment, Size, Start
-from gnomon.lab.grids import histogram_panels
-from gnomon.lab.probes import histogram, snapshot
+from gnomon.lab.training.probes import histogram, snapshot
 
 CHAIN = ["111", "211", "222", "2222", "3333"]
 PICTURE = "netmorph-depth-histograms.png"

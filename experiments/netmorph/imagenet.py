@@ -25,8 +25,8 @@ from torch.utils.data import DataLoader
 from vgg import MORPHS, SIDE
 
 from gnomon import Grower, save
-from gnomon.lab.machine import Machine
-from gnomon.lab.recipe import Recipe
+from gnomon.lab.training.machine import Machine
+from gnomon.lab.training.recipe import Recipe
 from gnomon.models import VGG16
 
 RECIPE = Recipe(epochs=10, batch=64, lr=1e-3, weight_decay=5e-4, optimizer="sgd", warmup=0.01)

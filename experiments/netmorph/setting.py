@@ -15,10 +15,10 @@ from math import ceil
 import torch
 from torch import nn
 
-from gnomon.lab.compute import convolution_flops
+from gnomon.lab.data.tasks import Task
 from gnomon.lab.experiment import Arm, Budget, Data, Network, Size
-from gnomon.lab.recipe import Recipe
-from gnomon.lab.tasks import Task
+from gnomon.lab.training.compute import convolution_flops
+from gnomon.lab.training.recipe import Recipe
 from gnomon.models import CifarQuick, kaiming
 
 DATA = Data("cifar10", validation=5000)

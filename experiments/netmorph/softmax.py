@@ -20,9 +20,9 @@ from torch import nn
 from gnomon import At, Deepen, Factor, Net2Net, Widen
 from gnomon.activations import PActivation
 from gnomon.grower import Morph
+from gnomon.lab.data.tasks import Task
 from gnomon.lab.experiment import Arm, Data, Experiment, Size, Start
-from gnomon.lab.recipe import Recipe
-from gnomon.lab.tasks import Task
+from gnomon.lab.training.recipe import Recipe
 
 HIDDEN, CLASSES = 50, 10
 RECIPE = Recipe(epochs=100, lr=0.01, weight_decay=0, optimizer="sgd")  # ours: none is printed

@@ -17,7 +17,7 @@ from torch import nn
 
 from gnomon import Factor, Grower
 from gnomon.lab.experiment import Computed
-from gnomon.lab.starts import seeded
+from gnomon.lab.training.starts import seeded
 from gnomon.models import VGG16
 
 WIDTHS = {"features.2": 64, "features.7": 128, "features.14": 256}  # the ends of three groups

@@ -21,10 +21,10 @@ from setting import DATA, RECIPE
 from torch import nn
 
 from gnomon import R2R, At, Net2Net, NetMorph, Rule, Widen
+from gnomon.lab.data.tasks import Task
+from gnomon.lab.drawing.grids import Filters, filter_grids
 from gnomon.lab.experiment import Arm, Experiment, Size, Start
-from gnomon.lab.grids import Filters, filter_grids
-from gnomon.lab.probes import snapshot
-from gnomon.lab.tasks import Task
+from gnomon.lab.training.probes import snapshot
 from gnomon.models import SmallConv
 
 LAYER, OLD = "features.conv", 16

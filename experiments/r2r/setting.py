@@ -10,9 +10,9 @@ from functools import partial
 
 from torch import nn
 
+from gnomon.lab.data.tasks import Task
 from gnomon.lab.experiment import Data, Network
-from gnomon.lab.recipe import Recipe
-from gnomon.lab.tasks import Task
+from gnomon.lab.training.recipe import Recipe
 from gnomon.models import ResNetCifar, kaiming
 
 DATA = Data("cifar10", validation=1000, pixel_mean=True)

@@ -14,9 +14,9 @@ from statistics import mean
 
 from torch import nn
 
+from gnomon.lab.data.tasks import Task, load
+from gnomon.lab.drawing.lines import Lines, lines
 from gnomon.lab.experiment import Computed
-from gnomon.lab.lines import Lines, lines
-from gnomon.lab.tasks import Task, load
 from gnomon.lab.zero_start import (
     BRANCHES,
     WIDENINGS,

@@ -7,7 +7,7 @@ import pytest
 from tiny_brightness import brightness_task
 from tiny_parquet import write_parquet
 
-from gnomon.lab.tasks import Task
+from gnomon.lab.data.tasks import Task
 
 
 @pytest.fixture

@@ -27,11 +27,11 @@ from tiny_runs import CPU, RECIPE, dropout_net, two_growths
 
 import gnomon.grower
 from gnomon import checkpoint
-from gnomon.lab import tasks
+from gnomon.lab.data import tasks
 from gnomon.lab.experiment import Arm, Data
-from gnomon.lab.recipe import Recipe
-from gnomon.lab.record import METRICS, Record
-from gnomon.lab.runs import Bench
+from gnomon.lab.running.record import METRICS, Record
+from gnomon.lab.running.runs import Bench
+from gnomon.lab.training.recipe import Recipe
 from gnomon.models import DigitsNet
 from gnomon.morphs import Deepen, Widen
 from gnomon.schedule import At

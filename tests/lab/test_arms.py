@@ -8,10 +8,10 @@ from torch import nn
 pytest.importorskip("lightning")
 
 from gnomon.lab.arms import Outcome, Stage
-from gnomon.lab.machine import Machine
-from gnomon.lab.recipe import Recipe
-from gnomon.lab.record import Record
-from gnomon.lab.train import Measured
+from gnomon.lab.running.record import Record
+from gnomon.lab.training.machine import Machine
+from gnomon.lab.training.recipe import Recipe
+from gnomon.lab.training.train import Measured
 from gnomon.models import DigitsNet
 from gnomon.morphs import Widen
 from gnomon.schedule import At, Timeline

@@ -10,7 +10,7 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("sklearn")
 
 from gnomon.lab import demo
-from gnomon.lab.record import metrics
+from gnomon.lab.running.record import metrics
 from gnomon.models import DigitsNet
 
 

@@ -24,6 +24,7 @@ from tiny_search import LONG, TINY, result, rounds, searched
 
 from gnomon.errors import BadCheckpoint
 from gnomon.evolution import AnyModel, NoMutation, OverBudget, Settings
+from gnomon.lab.data.tasks import load
 from gnomon.lab.errors import BadFolder, LabError
 from gnomon.lab.search import (
     Asked,
@@ -37,7 +38,6 @@ from gnomon.lab.search import (
 )
 from gnomon.lab.search.lanes import ancestry, lanes
 from gnomon.lab.search.spaces import space_of, stages
-from gnomon.lab.tasks import load
 
 
 @pytest.fixture(scope="module")

@@ -13,14 +13,14 @@ from optuna.trial import TrialState
 from tiny_experiment import experiment_file, inline
 
 from gnomon import DivideRate, Widen
-from gnomon.lab import tasks
+from gnomon.lab.data import tasks
 from gnomon.lab.errors import BadFolder, LabError
 from gnomon.lab.experiment import Arm, Start
-from gnomon.lab.jobs import train
-from gnomon.lab.machine import Machine
-from gnomon.lab.orders import Order
-from gnomon.lab.recipe import Recipe
+from gnomon.lab.running.jobs import train
+from gnomon.lab.running.orders import Order
 from gnomon.lab.sweep import Settings, Sweep, fate, line, ranked, search, table, words, write_page
+from gnomon.lab.training.machine import Machine
+from gnomon.lab.training.recipe import Recipe
 from gnomon.schedule import At
 
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from gnomon.lab.tasks import Split, Task
+from gnomon.lab.data.tasks import Split, Task
 
 
 def brightness_task(count: int = 96) -> Task:

@@ -5,12 +5,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
 
-from gnomon.lab import jobs
+from gnomon.lab.running import jobs
 
 HEAD = """
 from gnomon import R2R, At, Every, OnPlateau, Widen
 from gnomon.lab.experiment import Arm, Budget, Computed, Data, Experiment, Size, Start
-from gnomon.lab.recipe import Recipe
+from gnomon.lab.training.recipe import Recipe
 from torch import nn
 
 class Net(nn.Module):

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gnomon.lab.data.tasks import Task
 from gnomon.lab.experiment import Arm, Data
-from gnomon.lab.machine import Machine
-from gnomon.lab.recipe import Recipe
-from gnomon.lab.record import metrics
-from gnomon.lab.runs import CHECKPOINT, Bench
-from gnomon.lab.tasks import Task
+from gnomon.lab.running.record import metrics
+from gnomon.lab.running.runs import CHECKPOINT, Bench
+from gnomon.lab.training.machine import Machine
+from gnomon.lab.training.recipe import Recipe
 from gnomon.morphs import Deepen, Widen
 from gnomon.rules import R2R, Net2Net
 from gnomon.schedule import At, Schedule

@@ -30,9 +30,9 @@ def plot(
     with told():
         # Here because it needs the `lab` extra, and seconds to import.
         from gnomon.lab.experiment import Computed
-        from gnomon.lab.runs import Bench
+        from gnomon.lab.results.writeup import Page
+        from gnomon.lab.running.runs import Bench
         from gnomon.lab.shelf import arms_of, find, size_of
-        from gnomon.lab.writeup import Page
 
         found = find(name, experiments)
         if isinstance(found.experiment, Computed):

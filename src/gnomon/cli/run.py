@@ -14,7 +14,7 @@ from gnomon.cli.options import DEVICES, complain, one_of, runs_folder, seeds_of,
 from gnomon.lab.errors import LabError
 
 if TYPE_CHECKING:
-    from gnomon.lab.orders import Order
+    from gnomon.lab.running.orders import Order
 
 
 def run(
@@ -56,7 +56,7 @@ def run(
             raise typer.BadParameter("which experiment? `gnomon run --list` shows them all.")
         # Here because it needs the `lab` extra, and seconds to import.
         from gnomon.lab.experiment import Computed
-        from gnomon.lab.orders import Order, check_folder, here
+        from gnomon.lab.running.orders import Order, check_folder, here
         from gnomon.lab.shelf import find, size_of
 
         found = find(name, experiments)
@@ -88,10 +88,10 @@ def _made(folder: Path) -> Path:
 
 def _train(console: Console, order: Order, wanted: tuple[str, ...], jobs: int | None) -> bool:
     """Check, train, show the results; whether every run is complete."""
-    from gnomon.lab.checks import check
-    from gnomon.lab.jobs import train
-    from gnomon.lab.record import one_line, signature
-    from gnomon.lab.results import Results
+    from gnomon.lab.results.results import Results
+    from gnomon.lab.running.checks import check
+    from gnomon.lab.running.jobs import train
+    from gnomon.lab.running.record import one_line, signature
     from gnomon.lab.shelf import chosen
     from gnomon.report import RunScreen, print_table
 

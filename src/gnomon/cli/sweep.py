@@ -42,10 +42,10 @@ def sweep(
         # Here because it needs the `lab` extra, and seconds to import.
         from optuna.trial import FrozenTrial
 
-        from gnomon.lab.checks import check
-        from gnomon.lab.jobs import train
-        from gnomon.lab.orders import Order, here
-        from gnomon.lab.record import one_line, signature
+        from gnomon.lab.running.checks import check
+        from gnomon.lab.running.jobs import train
+        from gnomon.lab.running.orders import Order, here
+        from gnomon.lab.running.record import one_line, signature
         from gnomon.lab.shelf import chosen, find, size_of
         from gnomon.lab.sweep import Sweep, fate, line, ranked, search, table, words, write_page
         from gnomon.report import RunScreen, print_table

@@ -9,11 +9,11 @@ from typing import Protocol
 from torch import nn
 
 from gnomon.grower import Grower
-from gnomon.lab.machine import Machine
-from gnomon.lab.recipe import Recipe
-from gnomon.lab.record import Record
-from gnomon.lab.tasks import Task
-from gnomon.lab.train import Grown, Measured, Training, accuracy
+from gnomon.lab.data.tasks import Task
+from gnomon.lab.running.record import Record
+from gnomon.lab.training.machine import Machine
+from gnomon.lab.training.recipe import Recipe
+from gnomon.lab.training.train import Grown, Measured, Training, accuracy
 from gnomon.schedule import Timeline
 
 

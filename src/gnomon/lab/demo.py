@@ -18,13 +18,13 @@ import torch
 from torch import nn
 
 from gnomon.checkpoint import save
-from gnomon.lab import plots
 from gnomon.lab.arms import Observer, Outcome, Stage
-from gnomon.lab.machine import Machine
-from gnomon.lab.recipe import Recipe
-from gnomon.lab.record import Record, one_line, signature
-from gnomon.lab.starts import fresh, seeded
-from gnomon.lab.tasks import Task, load
+from gnomon.lab.data.tasks import Task, load
+from gnomon.lab.drawing import plots
+from gnomon.lab.running.record import Record, one_line, signature
+from gnomon.lab.training.machine import Machine
+from gnomon.lab.training.recipe import Recipe
+from gnomon.lab.training.starts import fresh, seeded
 from gnomon.models import DigitsNet, ResNetCifar18
 from gnomon.morphs import Deepen, Widen
 from gnomon.rules import R2R, Hybrid, Net2Net, NetMorph, RandPad, Rule

@@ -17,9 +17,9 @@ from typing import Any
 
 from torch import nn
 
+from gnomon.lab.data.tasks import Task
 from gnomon.lab.errors import LabError
-from gnomon.lab.recipe import Recipe
-from gnomon.lab.tasks import Task
+from gnomon.lab.training.recipe import Recipe
 from gnomon.schedule import Schedule
 
 Network = Callable[[Task], nn.Module]

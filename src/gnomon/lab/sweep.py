@@ -24,10 +24,10 @@ from gnomon.adjustments import DivideRate, in_order
 from gnomon.errors import GrowthError
 from gnomon.lab.errors import BadFolder, LabError, MissingExtra
 from gnomon.lab.experiment import Arm
-from gnomon.lab.jobs import Crew, prepare, processes
-from gnomon.lab.orders import Order
-from gnomon.lab.tables import Table
-from gnomon.lab.train import Round
+from gnomon.lab.results.tables import Table
+from gnomon.lab.running.jobs import Crew, prepare, processes
+from gnomon.lab.running.orders import Order
+from gnomon.lab.training.train import Round
 
 try:
     import optuna

@@ -14,11 +14,11 @@ from torch.optim import AdamW
 
 from gnomon.blocks import Residual
 from gnomon.grower import Grower
-from gnomon.lab.machine import Machine
-from gnomon.lab.recipe import Recipe
-from gnomon.lab.starts import seeded
-from gnomon.lab.tasks import Task
-from gnomon.lab.train import Training
+from gnomon.lab.data.tasks import Task
+from gnomon.lab.training.machine import Machine
+from gnomon.lab.training.recipe import Recipe
+from gnomon.lab.training.starts import seeded
+from gnomon.lab.training.train import Training
 from gnomon.models import DigitsNet
 from gnomon.morphs import Deepen, Widen
 from gnomon.rules import R2R, Net2Net, NetMorph

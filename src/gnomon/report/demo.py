@@ -12,8 +12,8 @@ from rich.table import Table
 
 from gnomon.lab.arms import Outcome
 from gnomon.lab.demo import Comparison
-from gnomon.lab.tables import flops
-from gnomon.lab.train import Measured
+from gnomon.lab.results.tables import flops
+from gnomon.lab.training.train import Measured
 
 
 class Screen:

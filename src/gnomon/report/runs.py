@@ -15,11 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from gnomon.lab.experiment import Arm
-from gnomon.lab.jobs import News
-from gnomon.lab.orders import Run
-from gnomon.lab.runs import Result
-from gnomon.lab.tables import duration, flops
-from gnomon.lab.train import Measured
+from gnomon.lab.results.tables import duration, flops
+from gnomon.lab.running.jobs import News
+from gnomon.lab.running.orders import Run
+from gnomon.lab.running.runs import Result
+from gnomon.lab.training.train import Measured
 
 QUIET = 60.0  # seconds between two lines of progress where there is no terminal
 

@@ -11,8 +11,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from gnomon.lab.results.tables import duration, flops
 from gnomon.lab.search import Row, Told, population
-from gnomon.lab.tables import duration, flops
 
 
 class SearchScreen:

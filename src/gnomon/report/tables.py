@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from gnomon.lab.tables import Table
+from gnomon.lab.results.tables import Table
 
 NARROWEST = 100  # columns: where a terminal has fewer, a long row goes on in the next line
 

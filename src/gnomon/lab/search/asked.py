@@ -19,10 +19,10 @@ from gnomon.evolution import (
     Settings,
     Tournament,
 )
+from gnomon.lab.data.tasks import Task
 from gnomon.lab.errors import LabError
-from gnomon.lab.machine import Machine
 from gnomon.lab.search.spaces import SPACES, space_of
-from gnomon.lab.tasks import Task
+from gnomon.lab.training.machine import Machine
 
 SELECTIONS: Mapping[str, Callable[[], Selection]] = {
     "best": Best,

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from gnomon.evolution import Evolution, export
 from gnomon.evolution.ensemble import Hierarchical
+from gnomon.lab.data.tasks import Task, load
 from gnomon.lab.errors import BadFolder, LabError
 from gnomon.lab.search.asked import Asked
 from gnomon.lab.search.folder import CHECKPOINT, TOP, Folder
 from gnomon.lab.search.problems import problem_of
 from gnomon.lab.search.run import threads, top_of
 from gnomon.lab.search.tops import read_top
-from gnomon.lab.tasks import Task, load
 
 WHAT = ("best", "ensemble")
 

@@ -24,7 +24,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from gnomon.lab.errors import BadFolder
-from gnomon.lab.record import METRICS, Record, metrics, read_json, told
+from gnomon.lab.running.record import METRICS, Record, metrics, read_json, told
 from gnomon.lab.search.asked import Asked
 from gnomon.lab.search.news import Told
 

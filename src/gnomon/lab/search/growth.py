@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from gnomon.lab.colours import OTHERS
+from gnomon.lab.drawing.colours import OTHERS
+from gnomon.lab.drawing.plots import FAINT, INK, STYLE, accuracy_scale, apart
 from gnomon.lab.errors import MissingExtra
-from gnomon.lab.plots import FAINT, INK, STYLE, accuracy_scale, apart
 from gnomon.lab.search.news import Row, Told
 from gnomon.lab.search.words import save, write_words
 

@@ -8,13 +8,13 @@ from typing import Any
 
 from gnomon.evolution import Spent
 from gnomon.lab.errors import LabError
-from gnomon.lab.record import METRICS, one_line, told
+from gnomon.lab.results.tables import Table, duration, flops
+from gnomon.lab.running.record import METRICS, one_line, told
 from gnomon.lab.search.asked import Asked
 from gnomon.lab.search.folder import Folder
 from gnomon.lab.search.growth import draw_front, draw_sizes
 from gnomon.lab.search.news import Told
 from gnomon.lab.search.tree import draw_tree
-from gnomon.lab.tables import Table, duration, flops
 
 NAME = "search"
 PICTURES = {

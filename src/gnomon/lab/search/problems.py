@@ -9,7 +9,7 @@ import torch
 
 from gnomon.evolution import Problem
 from gnomon.evolution.problem import Batch
-from gnomon.lab.tasks import Split, Task
+from gnomon.lab.data.tasks import Split, Task
 
 EVALUATION_BATCH = 500
 

@@ -13,14 +13,14 @@ from torch import nn
 from gnomon.evolution import Evolution, Problem, search
 from gnomon.evolution.ensemble import Average, Hierarchical, fit, greedy, right_of
 from gnomon.evolution.member import size_of
+from gnomon.lab.data.tasks import Task, load
 from gnomon.lab.errors import BadFolder
-from gnomon.lab.record import Record, signature
+from gnomon.lab.running.record import Record, signature
 from gnomon.lab.search.asked import Asked
 from gnomon.lab.search.folder import CHECKPOINT, CONFIG, LINEAGE, RESULT, SIGNATURE, TOP, Folder
 from gnomon.lab.search.news import Told
 from gnomon.lab.search.problems import on_test, problem_of
 from gnomon.lab.search.tops import write_top
-from gnomon.lab.tasks import Task, load
 
 Tell = Callable[[Told], None]
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from gnomon.evolution import AnyModel, Member, Space, StageNetwork, Stages
 from gnomon.evolution.sharing import owner
+from gnomon.lab.data.tasks import Task
 from gnomon.lab.errors import LabError
-from gnomon.lab.tasks import Task
 from gnomon.models import DigitsNet, ResNetCifar18
 
 SPACES = ("stages", "any")

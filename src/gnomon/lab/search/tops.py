@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from gnomon.errors import BadCheckpoint
 from gnomon.evolution.ensemble import Hierarchical
-from gnomon.lab.record import told
+from gnomon.lab.running.record import told
 
 
 def write_top(ensemble: Hierarchical, path: Path) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from gnomon.lab.drawing.plots import INK, STYLE
 from gnomon.lab.errors import MissingExtra
-from gnomon.lab.plots import INK, STYLE
 from gnomon.lab.search.lanes import ancestry, lanes
 from gnomon.lab.search.news import Row, Told
 from gnomon.lab.search.words import save, write_words

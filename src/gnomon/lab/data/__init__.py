@@ -1,0 +1,1 @@
+"""The images that networks learn, and the tasks made of them."""

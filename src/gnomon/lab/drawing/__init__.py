@@ -1,0 +1,1 @@
+"""Pictures: colours, axes, curves, panels and grids of weights."""

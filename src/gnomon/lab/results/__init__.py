@@ -1,0 +1,1 @@
+"""What came out of runs: means and intervals, tables, pages, the scratch frontier."""

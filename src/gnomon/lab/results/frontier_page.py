@@ -1,0 +1,200 @@
+"""The scratch frontier as a picture and as tables: who needs which share of its FLOPs."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from gnomon.lab.drawing.colours import NAMED, inks
+from gnomon.lab.drawing.plots import FAINT, STYLE
+from gnomon.lab.errors import LabError, MissingExtra
+from gnomon.lab.results.frontier import Estimate, Family, family, leads, ratios
+from gnomon.lab.running.runs import RESULT, finished
+
+try:
+    from matplotlib import rc_context
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter, MaxNLocator, NullLocator, PercentFormatter
+except ImportError as error:
+    raise MissingExtra("Drawing the frontier", error.name) from None
+
+SCRATCH = "scratch"
+AT = "@"  # "given R2R@4": the family "given R2R" at a budget of 4 epochs of the large network
+MARKERS = "os^Dv<>"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One question to the frontier: the families whose names begin with a word.
+
+    asks: "ratio": which share of the frontier's FLOPs they need for each of its accuracies;
+          "lead": how far they are ahead of it at equal FLOPs.
+    """
+
+    title: str
+    word: str
+    asks: Literal["ratio", "lead"]
+
+
+def page(runs: Path, out: Path, *, name: str, parts: Sequence[Part]) -> str:
+    """Draw `<name>-frontier.png` and `.svg`, and return picture and tables as Markdown.
+
+    Raises LabError as long as the frontier itself has no finished runs.
+    """
+    found = families(runs)
+    if SCRATCH not in found:
+        raise LabError(f"There are no finished runs of '{SCRATCH}{AT}...' in '{runs}' yet.")
+    scratch = found.pop(SCRATCH)
+    shown = {p: {n: f for n, f in found.items() if n.startswith(p.word + " ")} for p in parts}
+    common = set(scratch.which).intersection(
+        *(f.which for of in shown.values() for f in of.values())
+    )
+    if not common:
+        raise LabError(f"No seed in '{runs}' has finished runs of all families yet.")
+    scratch = scratch.of(sorted(common))
+    shown = {p: {n: f.of(sorted(common)) for n, f in of.items()} for p, of in shown.items()}
+    _draw(shown, scratch, out / f"{name}-frontier")
+    text = [f"![The scratch frontier, and growing]({name}-frontier.png)"]
+    for part, several in shown.items():
+        make = _ratio_table if part.asks == "ratio" else _lead_table
+        text.append(f"### {part.title}\n\n{make(part, several, scratch)}")
+    return "\n\n".join(text) + "\n"
+
+
+def families(folder: Path) -> dict[str, Family]:
+    """All families of the finished runs `<family>@<budget>/seed-<n>`, by their test accuracy.
+
+    Seeds that lack a budget are left out.
+    """
+    runs: dict[str, dict[tuple[int, int], float]] = defaultdict(dict)
+    for path in sorted(folder.glob(f"*{AT}*/seed-*/{RESULT}")):
+        name = path.parent.parent.name.rpartition(AT)[0]
+        result = finished(path.parent)
+        if result.test_accuracy is not None:
+            seed = int(path.parent.name.removeprefix("seed-"))
+            runs[name][result.flops, seed] = result.test_accuracy
+    found = {name: family(name, whole) for name, of in runs.items() if (whole := _whole(of))}
+    return dict(sorted(found.items(), key=lambda pair: _order(pair[0])))
+
+
+def _order(name: str) -> int:
+    """Rules in the order of their colours; what is none of them behind."""
+    rule = name.rpartition(" ")[2].lower()
+    return list(NAMED).index(rule) if rule in NAMED else len(NAMED)
+
+
+def _whole(runs: Mapping[tuple[int, int], float]) -> dict[tuple[int, int], float]:
+    flops = {f for f, _ in runs}
+    seeds = {s for _, s in runs if all((f, s) in runs for f in flops)}
+    return {key: value for key, value in runs.items() if key[1] in seeds}
+
+
+def _ratio_table(part: Part, several: Mapping[str, Family], scratch: Family) -> str:
+    """One column per point of the frontier: the share of its FLOPs, with the interval.
+
+    What a family's smallest budget reaches already may cost less: at most that share.
+    """
+    points = zip(scratch.curve(), scratch.flops, strict=True)
+    head = [
+        "share of the FLOPs to reach",
+        "n",
+        *(f"{a:.1%} (scratch: {_flops(f)})" for a, f in points),
+    ]
+    rows = [
+        [name.removeprefix(part.word + " "), str(one.seeds)]
+        + [
+            ("≤ " if accuracy <= one.curve()[0] else "") + _share(estimate)
+            for (_, estimate), accuracy in zip(ratios(one, scratch), scratch.curve(), strict=True)
+        ]
+        for name, one in several.items()
+    ]
+    return _markdown(head, rows)
+
+
+def _lead_table(part: Part, several: Mapping[str, Family], scratch: Family) -> str:
+    """One column per budget: the test accuracy, and the lead over the frontier in points."""
+    budgets = sorted({float(f) for one in several.values() for f in one.flops})
+    columns = [f for i, f in enumerate(budgets) if i == 0 or f > budgets[i - 1] * 1.01]
+    rows = []
+    for name, one in several.items():
+        cells = dict.fromkeys(columns, "")
+        for (flops, lead), accuracy in zip(
+            leads(one, scratch), one.accuracies.mean(axis=0), strict=True
+        ):
+            near = min(columns, key=lambda f: abs(f - flops))
+            cells[near] = f"{accuracy:.1%} ({_points(lead)})"
+        rows.append([name.removeprefix(part.word + " "), str(one.seeds), *cells.values()])
+    return _markdown(["accuracy (lead, points)", "n", *map(_flops, columns)], rows)
+
+
+def _share(estimate: Estimate) -> str:
+    if math.isinf(estimate.value):
+        return "not reached"
+    high = "∞" if math.isinf(estimate.high) else f"{estimate.high:.2f}"
+    return f"**{estimate.value:.2f}** ({estimate.low:.2f} to {high})"
+
+
+def _points(lead: Estimate) -> str:
+    if math.isnan(lead.value):
+        return "outside the frontier"
+    reach = 100 * (lead.high - lead.value)
+    return f"{100 * lead.value:+.2f} ± {reach:.2f}" if math.isfinite(reach) else "one seed"
+
+
+def _flops(count: float) -> str:
+    return EngFormatter(unit="FLOPs", places=1, sep=" ")(count)
+
+
+def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _draw(shown: Mapping[Part, Mapping[str, Family]], scratch: Family, path: Path) -> None:
+    with rc_context({**STYLE, "svg.hashsalt": path.name}):
+        figure = Figure(figsize=(5.6 * len(shown), 4.8), layout="constrained")
+        panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+        for axes, (part, several) in zip(panels, shown.items(), strict=True):
+            _panel(axes, part, several, scratch)
+        panels[0].set_ylabel("test accuracy at the end of each training")
+        for kind in ("png", "svg"):
+            plain = {"Date": None} if kind == "svg" else None
+            figure.savefig(f"{path}.{kind}", dpi=150, facecolor="white", metadata=plain)
+
+
+def _panel(axes: Axes, part: Part, several: Mapping[str, Family], scratch: Family) -> None:
+    axes.set_xscale("log", base=2)
+    axes.grid(axis="y", color=FAINT, linewidth=0.8)
+    axes.set_axisbelow(True)
+    ink = inks([SCRATCH, *several])
+    _line(axes, scratch, "scratch, each budget its own training", ink[SCRATCH].colour, "o", 2.4)
+    for (name, one), marker in zip(several.items(), MARKERS, strict=False):
+        _line(axes, one, name.removeprefix(part.word + " "), ink[name].colour, marker, 1.8)
+    axes.set_title(part.title, loc="left", fontsize=11, fontweight="bold")
+    axes.set_xlabel("training compute, forward + backward (FLOPs)")
+    ticks = sorted({float(f) for one in (scratch, *several.values()) for f in one.flops})
+    axes.set_xticks([f for f in ticks if any(f == g for g in scratch.flops)])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(EngFormatter(places=1, sep=" "))
+    axes.yaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.legend(frameon=False, loc="lower right", fontsize=9)
+
+
+def _line(axes: Axes, one: Family, label: str, ink: str, marker: str, width: float) -> None:
+    means = one.accuracies.mean(axis=0)
+    axes.plot(
+        one.flops, means, marker=marker, color=ink, linewidth=width, markersize=5, label=label
+    )
+    if one.seeds > 1:
+        error = one.accuracies.std(axis=0, ddof=1) / np.sqrt(one.seeds)
+        axes.fill_between(
+            one.flops, means - error, means + error, color=ink, alpha=0.15, linewidth=0
+        )
