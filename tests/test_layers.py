@@ -13,11 +13,11 @@ ROOT = Path(gnomon.__file__).parent
 
 ORDER = """
 errors, axes, draw -> decompose, embedding -> rules -> ops -> tape, snapshot -> spec
--> edit, findings -> groups -> notation -> plan -> fill, optimizers, fingerprint, neighbour, ending
--> shared, first_gradients -> surgery, insertion -> activations, blocks -> param_groups
+-> links -> edit, findings, kinds -> groups -> notation -> plan -> pieces -> fill
+-> optimizers, fingerprint, neighbour, ending -> shared, first_gradients -> surgery, insertion -> activations, blocks -> param_groups
 -> flops, layers, padding -> planner, plain_layer -> verify, statistics, wrapped -> zero
 -> making, templates -> splitting -> replacing, branching, folding -> additions -> calibration
--> morphs -> prediction -> algebra, repair, receipt -> adjustments, trial, passes -> grower
+-> prediction -> repair, coupling -> trial -> morphs -> algebra, receipt -> adjustments, passes -> grower
 -> checkpoint, share, schedule -> simulation -> models -> callbacks, evolution
 -> lab -> report -> cli
 """

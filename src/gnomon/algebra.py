@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from gnomon.edit import TensorEdit
 from gnomon.embedding import Embedding, signal_sums
 from gnomon.errors import NotProved
+from gnomon.pieces import Piece, is_in_pieces, pieces
 from gnomon.plan import Plan
 from gnomon.surgery import Surgery
 from gnomon.tape import owned_tensors
@@ -25,9 +26,21 @@ def prove_algebra(model: nn.Module, plan: Plan, surgery: Surgery) -> None:
     owned = owned_tensors(model)
     for edit in plan.edits:
         old, new = surgery.old[edit.name], owned[edit.name].detach()
-        problem = _algebra(old, new, edit, plan.embedding)
+        if is_in_pieces(edit):
+            parts = pieces(edit, plan)
+            found = (_piece_problem(old, new, piece, plan) for piece in parts)
+            problem = next(filter(None, found), "")
+        else:
+            problem = _algebra(old, new, edit, plan.embedding)
         if problem:
             raise NotProved(f"'{edit.name}' does not satisfy the equation: {problem}")
+
+
+def _piece_problem(old: Tensor, new: Tensor, piece: Piece, plan: Plan) -> str:
+    now = piece.taken(new, piece.new)
+    if piece.factor != 1:
+        now = now.double() / piece.factor
+    return _algebra(piece.taken(old, piece.old), now, piece.edit, plan.embedding)
 
 
 def _algebra(
@@ -58,7 +71,7 @@ def _algebra(
     if torch.equal(seen.to(kept.dtype), kept):
         return ""
     error = float((seen.double() - kept.double()).abs().max())
-    limit = 4 * torch.finfo(new.dtype).eps * float(old.abs().max().double())
+    limit = 4 * torch.finfo(old.dtype).eps * float(old.abs().max().double())
     return "" if error <= limit else f"readers are off by {error:.1e}"
 
 

@@ -252,13 +252,29 @@ def regroup(dims: Sequence[Axis], sizes: Sequence[int]) -> list[Axis]:
 class Form:
     """A frozen axis: the same tree with names for the leaves that grow, as plans store it.
 
-    A leaf that does not grow has the name "".
+    A leaf that does not grow has the name "". `against` is not 0 where the channels are one side of
+    a product of activations and are read against the other: they are filled as a reader's columns
+    are, and multiplied by this number (see `gnomon.links`).
     """
 
     kind: Literal["leaf", "product", "sum"]
     size: int
     name: str = ""
     parts: tuple[Form, ...] = ()
+    against: float = 0.0
+
+    @property
+    def is_against(self) -> bool:
+        """Whether some channels below are read against the other side of a product."""
+        return self.against != 0 or any(part.is_against for part in self.parts)
+
+    @property
+    def factors_against(self) -> dict[str, float]:
+        """The leaves below that are read against a product, with the factor of each."""
+        found = {self.name: self.against} if self.against else {}
+        for part in self.parts:
+            found |= part.factors_against
+        return found
 
     def names(self) -> set[str]:
         """The names of the growing leaves below."""

@@ -22,6 +22,7 @@ from torch._prims_common import suggest_memory_format
 from gnomon.draw import Draw
 from gnomon.edit import DimEdit, TensorEdit
 from gnomon.embedding import Embedding, solve
+from gnomon.pieces import Piece, grown_in_pieces, is_in_pieces
 from gnomon.plan import Plan
 from gnomon.rules.base import Rule
 
@@ -47,8 +48,16 @@ def grown(old: Tensor, edit: TensorEdit, plan: Plan, clock: Clock) -> Tensor:
 
     old: of shape `edit.shape`. Returns a tensor of shape `plan.grown_shape(edit)`.
     """
+    if is_in_pieces(edit):
+        parts = grown_in_pieces(old.detach(), edit, plan, lambda x, piece: _part(x, piece, plan, clock))
+        return in_format_of(old, parts)
     work = _Work(old.detach(), edit, plan, clock)
     return in_format_of(old, work.grow())
+
+
+def _part(old: Tensor, piece: Piece, plan: Plan, clock: Clock) -> Tensor:
+    new = _Work(old, piece.edit, plan, clock).grow() if piece.edit.dims else old
+    return new if piece.factor == 1 else (new.double() * piece.factor).to(new.dtype)
 
 
 def in_format_of(old: Tensor, new: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from gnomon.axes import Axis, factors, leaves, resolve, segments
+from gnomon.links import Link, only_on_one_side
 from gnomon.ops.context import Context, Event, Role
 
 Verdict = Literal["growable", "normed", "tied", "refused"]
@@ -25,9 +26,10 @@ class Findings:
     events: list[Event] = field(default_factory=list)
     joint: set[Axis] = field(default_factory=set)
     ambiguous: str = ""
+    linked: bool = False
 
 
-def findings(t: Context) -> dict[Axis, Findings]:
+def findings(t: Context, linked: Mapping[Axis, Link]) -> dict[Axis, Findings]:
     """Per leaf, in the order of first use: the dimensions it is part of, and all events."""
     found: dict[Axis, Findings] = {}
     where: dict[str, dict[Axis, list[int]]] = {}
@@ -64,6 +66,12 @@ def findings(t: Context) -> dict[Axis, Findings]:
                 found[leaf].events.append(event)
                 if event.kind == "uniform":
                     found[leaf].joint.update(a for a in leaves(event.axis) if a is not leaf)
+    for leaf, link in linked.items():
+        if leaf in found:
+            found[leaf].linked = True
+            for (name, dim), mask in link.read.items():
+                if only_on_one_side(t, leaf, (name, dim), mask):
+                    found[leaf].roles[name, dim] = {"read"}
     return found
 
 
@@ -174,7 +182,7 @@ def _refusal(f: Findings, owned: Mapping[str, Tensor], unreached: tuple[str, ...
     if f.ambiguous:
         return f"'{f.ambiguous}' is read along two dimensions at once"
     roles = {role for slot in f.roles.values() for role in slot}
-    if "read" not in roles:
+    if "read" not in roles and not f.linked:
         return "nothing reads these channels"
     if "write" not in roles and "follow" not in roles:
         return "no parameter writes these channels"

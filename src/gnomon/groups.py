@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor, nn
 
@@ -22,6 +22,8 @@ from gnomon.findings import (
     verdict_of,
     width_of,
 )
+from gnomon.kinds import kinds
+from gnomon.links import Link, links
 from gnomon.ops.context import Context, Fill, Op, OpRule, Role, Table
 from gnomon.ops.pointwise import acts_per_entry, is_pointwise
 from gnomon.rules.base import Law
@@ -48,6 +50,10 @@ class Group:
 
     width counts channels where the first writer makes them; step is the least they can grow by
     (heads, convolution groups). reason says why a group is not simply growable.
+
+    kind says in words what its channels are: "channels", or an axis of attention. linked: they are
+    summed over in a product of activations. along: groups that the model's code makes grow with
+    this one, to the same width.
     """
 
     name: str
@@ -60,6 +66,9 @@ class Group:
     leaf: Axis = field(repr=False, compare=False)
     laws: frozenset[Law] = field(repr=False, compare=False)
     joint: frozenset[str] = field(repr=False, compare=False)
+    kind: str = "channels"
+    linked: bool = False
+    along: tuple[str, ...] = ()
 
 
 @dataclass(eq=False)
@@ -72,6 +81,7 @@ class Analysis:
     unreached: tuple[str, ...]
     fake: bool
     seconds: float
+    links: Mapping[Axis, Link] = field(default_factory=dict)
 
     @property
     def random(self) -> tuple[str, ...]:
@@ -100,8 +110,15 @@ def analyse(
         for name, p in owned_tensors(model).items()
         if name not in context.used and p.is_floating_point()
     )
-    groups = _collect(model, context, unreached)
-    return Analysis(recordings, context, groups, unreached, fake, time.perf_counter() - start)
+    tapes = [recording.ops for recording in recordings]
+    linked = links(context, tapes)
+    groups = _collect(model, context, unreached, linked)
+    words = kinds(context, tapes, linked)
+    groups = tuple(
+        replace(g, kind=words.get(g.leaf, g.kind), linked=g.leaf in linked) for g in groups
+    )
+    seconds = time.perf_counter() - start
+    return Analysis(recordings, context, groups, unreached, fake, seconds, linked)
 
 
 def _record_all(model: nn.Module, calls: list[Call]) -> tuple[list[Recording], bool]:
@@ -157,8 +174,10 @@ def rule_for(op: Op, extra: Table) -> OpRule | None:
     return acts_per_entry if is_pointwise(op.func) else None
 
 
-def _collect(model: nn.Module, t: Context, unreached: tuple[str, ...]) -> tuple[Group, ...]:
-    found = findings(t)
+def _collect(
+    model: nn.Module, t: Context, unreached: tuple[str, ...], linked: Mapping[Axis, Link]
+) -> tuple[Group, ...]:
+    found = findings(t, linked)
     owned = owned_tensors(model)
     listed = [f for f in found.values() if has_channels(f)]
     written = [f for f in listed if any({"write", "follow"} & r for r in f.roles.values())]
@@ -214,6 +233,8 @@ def table(model: nn.Module, analysis: Analysis) -> str:
     for g in analysis.groups:
         may = "any rule" if g.verdict == "growable" else f"{g.verdict}: {g.reason}"
         may += f"; only {', '.join(g.rules)}" if g.verdict == "normed" else ""
+        may = may if g.kind == "channels" else f"{g.kind}: {may}"
+        may += f"; takes along {', '.join(g.along)}" if g.along else ""
         lines.append(f"  {g.name:{name_width}}  {g.width:>6} {g.step:>4} {len(g.slots):>5}  {may}")
     for operation, where in analysis.context.unknown.items():
         lines.append(f"  no rule for {operation} in '{where}': what it touches stays as it is")

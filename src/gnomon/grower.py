@@ -30,7 +30,7 @@ from gnomon.plan import Plan
 from gnomon.planner import with_measured_spreads
 from gnomon.prediction import Prediction
 from gnomon.receipt import Receipt, Seconds
-from gnomon.repair import repair
+from gnomon.repair import confirm_scales, repair
 from gnomon.statistics import Watch, measure_statistics, statistics_of, write_statistics
 from gnomon.surgery import (
     Surgery,
@@ -40,7 +40,7 @@ from gnomon.surgery import (
     undone_on_error,
 )
 from gnomon.tape import Call, Recording, calls_of, owned_tensors, wants_fake
-from gnomon.trial import refuse, tied_in_code
+from gnomon.trial import Ties, refuse, tied_in_code
 from gnomon.verify import (
     Answers,
     Before,
@@ -97,7 +97,7 @@ class Grower:
         check_optimizers(model, self._optimizers)
         self._analysis: Analysis | None = None
         self._structure = ""
-        self._tied: dict[str, str] = {}
+        self._tied = Ties()
         self._moments = 0  # that are open
         self._found: Found | None = None
         self._analyse()
@@ -312,8 +312,10 @@ class Grower:
         prediction = Prediction(analysis, sizes)
         passes = self._predicted(plan, prediction)
         if passes is not None:
+            confirm_scales(plan, prediction)
             return plan, passes
         repaired = repair(self.model, self._calls, prediction, surgery)
+        confirm_scales(plan, prediction)
         plan = replace(plan, attributes=(*plan.attributes, *repaired))
         measured = measure_statistics(self.model, self._calls, statistics_of(plan))
         with torch.no_grad(), on_cpu():

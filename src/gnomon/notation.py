@@ -54,7 +54,8 @@ def _form(data: dict[str, Any]) -> Form:
     if data["kind"] not in ("leaf", "product", "sum"):
         raise ValueError(f"unknown axis kind {data['kind']!r}")
     parts = tuple(_form(part) for part in data["parts"])
-    return Form(data["kind"], int(data["size"]), str(data["name"]), parts)
+    against = float(data.get("against", 0.0))
+    return Form(data["kind"], int(data["size"]), str(data["name"]), parts, against)
 
 
 def attribute_edit(data: dict[str, Any]) -> AttributeEdit:

@@ -20,6 +20,7 @@ from gnomon.edit import TensorEdit
 from gnomon.embedding import Embedding
 from gnomon.errors import Unsupported
 from gnomon.fill import in_format_of
+from gnomon.pieces import Piece, grown_in_pieces, is_in_pieces
 from gnomon.plan import Plan
 
 
@@ -115,6 +116,13 @@ def carried(value: Tensor, edit: TensorEdit, plan: Plan, *, degree: int, start: 
     degree d is divided by r^d if they share evenly; if nobody knows how, first moments are divided
     by r and second ones kept, which cannot move anything too far. Fresh entries are `start`.
     """
+    if is_in_pieces(edit):
+
+        def part(x: Tensor, piece: Piece) -> Tensor:
+            new = carried(x, piece.edit, plan, degree=degree, start=start)
+            return new if piece.factor == 1 else new / piece.factor**degree
+
+        return in_format_of(value, grown_in_pieces(value, edit, plan, part))
     power = degree if plan.rule.evenly else min(degree, 2 - degree)
     new = value
     for d in edit.dims:

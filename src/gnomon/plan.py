@@ -85,6 +85,15 @@ class Plan:
         """The grown size of each group's leaf."""
         return {name: e.size for name, e in self.embeddings.items()}
 
+    @cached_property
+    def against(self) -> dict[str, float]:
+        """The groups of which a product's one side is read against the other, with its factor."""
+        found: dict[str, float] = {}
+        for edit in self.edits:
+            for d in edit.dims:
+                found |= d.form.factors_against
+        return found
+
     def embedding(self, form: Form) -> Embedding:
         """The embedding of a whole dimension, composed once."""
         if form not in self._composed:

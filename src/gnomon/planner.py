@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
-from gnomon.axes import Axis, form
+from gnomon.axes import Axis, Form, Misfit, form
 from gnomon.edit import AttributeEdit, DimEdit, TensorEdit, WidthChange
 from gnomon.embedding import Embedding
 from gnomon.errors import Unsupported
@@ -20,6 +20,7 @@ from gnomon.flops import grown_flops
 from gnomon.groups import Analysis, Group, fill_of
 from gnomon.layers import sizes_of
 from gnomon.ops.context import Role
+from gnomon.pieces import marked
 from gnomon.plan import Plan
 from gnomon.rules import Rule
 from gnomon.tape import owned_tensors
@@ -34,6 +35,7 @@ class Planner:
     embeddings: dict[str, Embedding]
     rule: Rule
     hollow: bool = False  # only shapes matter: weights are not looked at
+    scales: Mapping[str, float] = field(default_factory=dict)  # of what is read against a product
 
     def plan(
         self,
@@ -87,9 +89,9 @@ class Planner:
     def _edit(self, name: str, tensor: Tensor) -> TensorEdit | None:
         dims = []
         for dim, axis in enumerate(self.analysis.context.dims[name]):
-            whole = form(axis, self._names)
+            whole = self._marked(name, dim, form(axis, self._names))
             if whole.names():
-                dims.append(DimEdit(dim, self._role(name, dim, whole.names()), whole))
+                dims.append(DimEdit(dim, self._role(name, dim, whole), whole))
         if not dims or name not in self.analysis.context.used:
             return None
         _refuse_other_dtypes(name, tensor)
@@ -104,9 +106,33 @@ class Planner:
         growing = (g for g in self.analysis.groups if g.name in self.embeddings)
         return {(s.name, s.dim, g.name): s.role for g in growing for s in g.slots}
 
-    def _role(self, name: str, dim: int, growing: set[str]) -> Role:
+    def _marked(self, name: str, dim: int, whole: Form) -> Form:
+        """With the channels told apart that are read against the other side of a product."""
+        for leaf, group in self._names.items():
+            link = self.analysis.links.get(leaf)
+            if link is None or (name, dim) not in link.read:
+                continue
+            try:
+                whole = marked(whole, group, link.read[name, dim], self.scales.get(group, 1.0))
+            except Misfit as misfit:
+                raise Unsupported(
+                    f"'{name}' cannot grow: {misfit}. Grow one after the other"
+                ) from None
+        return whole
+
+    def _role(self, name: str, dim: int, whole: Form) -> Role:
+        growing = whole.names()
+        if whole.is_against:  # that of the other channels; each piece tells its own
+            growing = {g for g in growing if not self._is_linked(g)} or growing
         roles = {self._roles.get((name, dim, group)) for group in growing}
+        if whole.is_against:
+            roles -= {"read"}
+            return "follow" if roles == {"follow"} else "write"
         return "read" if "read" in roles else "write" if "write" in roles else "follow"
+
+    def _is_linked(self, group: str) -> bool:
+        linked = (leaf for leaf, name in self._names.items() if name == group)
+        return any(leaf in self.analysis.links for leaf in linked)
 
     def _std(self, name: str, tensor: Tensor, dims: list[DimEdit]) -> float | None:
         if self.hollow:
@@ -235,6 +261,11 @@ def _changes_old(plan: Plan, edit: TensorEdit) -> bool:
     """Whether an existing weight gets another value or another place among the old ones."""
     for d in edit.dims:
         e = plan.embedding(d.form)
+        if d.form.is_against and any(
+            factor != 1 or plan.embeddings[name].restricted[0].numel()
+            for name, factor in d.form.factors_against.items()
+        ):
+            return True
         if d.role == "read" and e.restricted[0].numel():
             return True
         if not e.keeps_order:

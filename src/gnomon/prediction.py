@@ -12,6 +12,7 @@ from torch import nn
 
 from gnomon.axes import Axis, Misfit, resolve, split
 from gnomon.groups import Analysis
+from gnomon.links import factor_of, ratio, scale_of
 from gnomon.ops.context import Op
 from gnomon.tape import Call, Recording, record
 
@@ -28,6 +29,7 @@ class Expected:
     shapes: tuple[tuple[int, ...], ...]
     constants: tuple[object, ...]
     start: int | None
+    scales: bool = False  # a product of activations: its number may change, and is noted
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,10 @@ class Prediction:
     ) -> None:
         self.analysis, self._first_only = analysis, first_only
         self._sizes = {resolve(leaf): size for leaf, size in sizes.items()}
+        grown = {leaf for leaf, size in self._sizes.items() if leaf.size != size}
+        self._links = {a: link for a, link in analysis.links.items() if a in grown}
+        self._scaling = {id(op) for k in self._links.values() for chain in k.chains for op in chain}
+        self._scales: dict[int, float] = {}
         self.ops = [essential(r.ops) for r in analysis.recordings]
         self.tapes = [[self._expect(op) for op in ops] for ops in self.ops]
 
@@ -80,7 +86,7 @@ class Prediction:
         t = self.analysis.context
         shapes = tuple(tuple(self.size(a) for a in axes) for axes in t.made(op))
         name = _SYNONYMS.get(op.name, op.name)
-        return Expected(name, shapes, constants(op), self._start(op))
+        return Expected(name, shapes, constants(op), self._start(op), id(op) in self._scaling)
 
     def _start(self, op: Op) -> int | None:
         """Where a slice starts once everything before it has grown."""
@@ -93,6 +99,18 @@ class Prediction:
             return self.size(split(axis, [start, resolve(axis).size - start])[0])
         except Misfit:  # then the axis is frozen
             return start
+
+    def ratios(self) -> dict[Axis, set[float]]:
+        """By how much the code now scales each growing product more than it did.
+
+        As many numbers as its products disagree on, of those that were run since.
+        """
+        found: dict[Axis, set[float]] = {}
+        for leaf, link in self._links.items():
+            chains = [c for c in link.chains if all(id(op) in self._scales for op in c)]
+            each = [ratio(c, [self._scales[id(op)] for op in c]) for c in chains]
+            found[leaf] = {r for i, r in enumerate(each) if not any(_near(r, s) for s in each[:i])}
+        return found
 
     def difference(self, model: nn.Module, calls: Sequence[Call]) -> Difference | None:
         """Record the model as it is now and compare."""
@@ -143,6 +161,8 @@ class Prediction:
                 at = next(position)
                 wanted = self.tapes[i][at] if at < len(self.tapes[i]) else None
                 problem = _problem(wanted, op)
+                if wanted is not None and wanted.scales and not problem:
+                    self._scales[id(self.ops[i][at])] = scale_of(op)
                 if problem:
                     found.append(Difference(i, at, problem))
                     raise _Differs
@@ -161,6 +181,10 @@ class Prediction:
         if run is None:
             return Difference(i, ran, f"{type(fault).__name__}: {str(fault)[:160]}")
         return run if ran == len(self.tapes[i]) else Difference(i, ran, "fewer operations ran")
+
+
+def _near(a: float, b: float) -> bool:
+    return abs(a - b) <= 1e-12 * abs(b)
 
 
 def slice_start(op: Op) -> tuple[int, int] | None:
@@ -201,6 +225,8 @@ def _problem(wanted: Expected | None, op: Op) -> str:
     at = slice_start(op)
     if wanted.start is not None and (at is None or at[1] != wanted.start):
         return f"a slice starts at {at[1] if at else 0} instead of {wanted.start}"
+    if wanted.scales and factor_of(op) is not None:
+        return ""
     if constants(op) != wanted.constants:
         return f"a constant of {op.name} went from {wanted.constants} to {constants(op)}"
     return ""

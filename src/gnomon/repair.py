@@ -7,20 +7,23 @@ growth is refused.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import nn
 
-from gnomon.axes import factors, resolve
+from gnomon.axes import factors, resolve, segments
 from gnomon.edit import AttributeEdit, AttributeValue
 from gnomon.errors import Unsupported
 from gnomon.ops.context import Context, Op
+from gnomon.plan import Plan
 from gnomon.prediction import Difference, Prediction
 from gnomon.surgery import Surgery, set_attribute
 from gnomon.tape import Call
 
 _RECORDINGS = 200  # whole ones that a search may make before it gives up
+_PAIRS = 200  # of attributes that are tried together
 _SETTING_UP = 50  # operations that setting up a recording is worth
 
 
@@ -83,6 +86,21 @@ def repair(
     return made
 
 
+def confirm_scales(plan: Plan, prediction: Prediction) -> None:
+    """See that the code scales products of activations as the plan has made up for.
+
+    Raises Unsupported where it does not.
+    """
+    names = {g.leaf: g.name for g in prediction.analysis.groups}
+    for leaf, ratios in prediction.ratios().items():
+        expected = plan.against.get(names[leaf], 1.0)
+        if any(abs(expected * ratio - 1) > 1e-9 for ratio in ratios):
+            raise Unsupported(
+                f"'{names[leaf]}' cannot grow: the code now scales its products of activations by "
+                f"{', '.join(f'{r:.4g}' for r in sorted(ratios))}, not by {1 / expected:.4g}"
+            )
+
+
 def _try(model: nn.Module, edits: Sequence[AttributeEdit]) -> None:
     for edit in edits:
         held = model.get_submodule(edit.path).__dict__
@@ -104,6 +122,19 @@ def _candidates(
 ) -> Iterator[list[AttributeEdit]]:
     """Attributes that could explain the difference, nearest module first; alone, then with all
     modules of the same class that hold the same value."""
+    single: list[list[AttributeEdit]] = []
+    for edits in _single_candidates(model, prediction, here):
+        single.append(edits)
+        yield edits
+    # one view may name two widths that grow: then neither number helps without the other
+    for a, b in itertools.islice(itertools.combinations(single, 2), _PAIRS):
+        if len(a) == len(b) and a[0].name != b[0].name:
+            yield [*a, *b]
+
+
+def _single_candidates(
+    model: nn.Module, prediction: Prediction, here: Difference
+) -> Iterator[list[AttributeEdit]]:
     ops = prediction.ops[here.recording]
     paths = {id(m): name for name, m in model.named_modules()}
     tried: set[tuple[str, str, Any]] = set()
@@ -140,6 +171,8 @@ def _changed_sizes(prediction: Prediction, op: Op) -> list[tuple[int, int]]:
         for axis in t.axes(tensor):
             parts = factors(axis)
             sizes = [(resolve(p).size, prediction.size(p)) for p in parts]
+            for part in (s for p in parts for s in segments(p)):  # chunk(3) of 3 * self.width
+                found.append((resolve(part).size, prediction.size(part)))
             for i in range(len(parts)):
                 old = new = 1
                 for before, after in sizes[i:]:

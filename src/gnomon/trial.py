@@ -2,20 +2,23 @@
 
 `reshape(B, N, C)` with C read from the input looks on the tape like any other view. Only running
 the code on grown shapes tells. Where no attribute explains the difference, the groups of that
-operation are refused, and those that meet the same operation of the same class elsewhere.
+operation are refused, and those that meet the same operation of the same class elsewhere; unless
+others can grow along with them, in proportion (see `gnomon.coupling`).
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
+from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 
 from gnomon.axes import Axis, leaves, resolve
-from gnomon.embedding import monomial
+from gnomon.embedding import Embedding, monomial
+from gnomon.errors import Unsupported
 from gnomon.groups import Analysis, Group
 from gnomon.ops.context import Op
 from gnomon.plan import Plan
@@ -24,57 +27,221 @@ from gnomon.prediction import Prediction
 from gnomon.repair import Budget, TiedInCode, repair
 from gnomon.rules import NetMorph
 from gnomon.surgery import Surgery, hollow, undone_on_error
-from gnomon.tape import Call
+from gnomon.tape import Call, owned_tensors
 
-# What a trial may run, in lengths of the first tape: it tells early what growing would find out,
+# What trials may run, in lengths of the first tape: they tell early what growing would find out,
 # and must not cost much more than the analysis.
-_LENGTHS = 5
+_LENGTHS = 12
+_PARTNERS = 6  # that are tried for one group
 _Place = tuple[type, str, int]
 _Part = tuple[_Place, tuple[int, int]]  # which dimension of that operation, and where in it
+_Alike = frozenset[_Part]
 
 
-def tied_in_code(model: nn.Module, calls: Sequence[Call], analysis: Analysis) -> dict[str, str]:
-    """The groups that the model's code ties to a number, each with the reason."""
-    places = _regrouping_places(analysis)
-    suspects = [g for g in analysis.groups if g.verdict == "growable" and g.leaf in places]
-    refused: dict[str, str] = {}
-    budget = Budget(_LENGTHS * len(analysis.recordings[0].ops) + 1000)
-    while suspects and budget.left >= 0:
-        fault = _fault(model, calls, analysis, suspects, budget)
-        if fault is None:
-            break
-        blamed = _blamed(analysis, fault, suspects, places)
-        if not blamed:
-            break
-        for alike in _by_places(blamed, places):  # together they fail; which of them alone?
-            if budget.left < 0:
+@dataclass(frozen=True)
+class Ties:
+    """What a model's code ties: groups that cannot grow, with the reason; those that grow along."""
+
+    refused: Mapping[str, str] = field(default_factory=dict)
+    along: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+def tied_in_code(model: nn.Module, calls: Sequence[Call], analysis: Analysis) -> Ties:
+    """The groups that the model's code ties to a number, or to other groups."""
+    search = _Search(model, calls, analysis)
+    search.alone()
+    search.partners()
+    return Ties(search.refused, search.along)
+
+
+def refuse(analysis: Analysis, ties: Ties) -> Analysis:
+    """The analysis with the groups refused that are tied, and those joined that grow along."""
+    by_name = {g.name: g for g in analysis.groups}
+    return replace(analysis, groups=tuple(_tied(g, ties, by_name) for g in analysis.groups))
+
+
+def _tied(g: Group, ties: Ties, groups: Mapping[str, Group]) -> Group:
+    if g.name in ties.refused:
+        return replace(g, verdict="refused", reason=ties.refused[g.name], rules=())
+    along = ties.along.get(g.name, ())
+    normed = next((groups[o] for o in along if groups[o].verdict == "normed"), None)
+    if normed is not None and g.verdict == "growable":
+        reason = f"it takes '{normed.name}' along: {normed.reason}"
+        return replace(g, verdict="normed", reason=reason, rules=normed.rules, along=along)
+    return replace(g, along=along)
+
+
+class _Search:
+    """Which groups grow alone, and with which others."""
+
+    def __init__(self, model: nn.Module, calls: Sequence[Call], analysis: Analysis) -> None:
+        self.model, self.calls, self.analysis = model, calls, analysis
+        self.places, self.modules = _regrouping_places(analysis)
+        self.budget = Budget(_LENGTHS * len(analysis.recordings[0].ops) + 2000)
+        self.refused: dict[str, str] = {}
+        self.along: dict[str, tuple[str, ...]] = {}
+        self.suspects = [
+            g for g in analysis.groups if g.verdict == "growable" and g.leaf in self.places
+        ]
+
+    def alone(self) -> None:
+        """Refuse what cannot grow by itself."""
+        suspects = self.suspects
+        while suspects and self.budget.left >= 0:
+            fault = self._fault(suspects)
+            if fault is None:
                 break
-            alone = fault if len(blamed) == 1 else _fault(model, calls, analysis, alike[:1], budget)
-            if alone is not None:
-                refused |= dict.fromkeys((g.name for g in alike), str(alone))
-        suspects = [g for g in suspects if g not in blamed]
-    return refused
+            blamed = _blamed(self.analysis, fault, suspects, self.places)
+            if not blamed:
+                break
+            for alike in self._by_places(blamed):  # together they fail; which of them alone?
+                if self.budget.left < 0:
+                    break
+                self._try_alone(alike, fault if len(blamed) == 1 else None)
+            suspects = [g for g in suspects if g not in blamed]
+        # Two that share a number pass together, and fail alone.
+        for alike in self._by_places(suspects):
+            if self.budget.left >= 0 and self._shares_a_number(alike[0], suspects):
+                self._try_alone(alike, None)
+
+    def _try_alone(self, alike: Sequence[Group], known: TiedInCode | None) -> None:
+        fault = known or self._fault(alike[:1])
+        if fault is not None:
+            self.refused |= dict.fromkeys((g.name for g in alike), str(fault))
+
+    def _shares_a_number(self, g: Group, suspects: Sequence[Group]) -> bool:
+        """Whether another one has the same size where this one is regrouped: one is attention's."""
+        return any(
+            h.leaf is not g.leaf
+            and resolve(h.leaf).size == resolve(g.leaf).size
+            and (h.linked or g.linked)
+            and self.modules[h.leaf] & self.modules[g.leaf]
+            for h in suspects
+        )
+
+    def partners(self) -> None:
+        """Look for others that what was refused can grow along with."""
+        able = [g for g in self.analysis.groups if g.verdict in ("growable", "normed")]
+        able = [g for g in able if g.leaf in self.places]
+        refused = [g for g in self.suspects if g.name in self.refused]
+        for alike in self._by_places(refused):
+            first = alike[0]
+            if first.name not in self.refused:
+                continue
+            for others in self._choices(first, able):
+                if self.budget.left < 0:
+                    return
+                if self._fault([first, *others], double=True) is None:
+                    self._join(alike, others, able)
+                    break
+
+    def _choices(self, g: Group, able: Sequence[Group]) -> list[list[Group]]:
+        """The groups that are regrouped in the same modules: one at a time, then all of them."""
+        near = [
+            h for h in able if h is not g and self.modules[h.leaf] & self.modules[g.leaf]
+        ]
+        size = resolve(g.leaf).size
+        near.sort(key=lambda h: (resolve(h.leaf).size != size, h.verdict != "growable"))
+        near = near[:_PARTNERS]
+        growable = [h for h in near if h.verdict == "growable"]
+        several = [hs for hs in (growable, near) if len(hs) > 1]
+        return [*([h] for h in near), *several]
+
+    def _join(self, alike: Sequence[Group], others: Sequence[Group], able: Sequence[Group]) -> None:
+        """Each of the alike grows along with what stands to it as `others` do to the first."""
+        kinds = [frozenset(self.places[h.leaf]) for h in others]
+        for g in alike:
+            own = [
+                h
+                for h in able
+                if h is not g
+                and (h in others or frozenset(self.places[h.leaf]) in kinds)
+                and self.modules[h.leaf] & self.modules[g.leaf]
+            ]
+            if len(own) < len(others):
+                continue
+            self.along[g.name] = tuple(h.name for h in own)
+            self.refused.pop(g.name, None)
+
+    def _by_places(self, groups: Sequence[Group]) -> list[list[Group]]:
+        alike: dict[_Alike, list[Group]] = defaultdict(list)
+        for g in groups:
+            alike[frozenset(self.places[g.leaf])].append(g)
+        return list(alike.values())
+
+    def _fault(self, suspects: Sequence[Group], *, double: bool = False) -> TiedInCode | None:
+        """Grow the suspects in shape only, look for the attributes, and take everything back.
+
+        Returns what no attribute explains; None if all is well, or if the budget ended first.
+        """
+        embeddings = {}
+        for g in suspects:
+            n = resolve(g.leaf).size
+            more = n if double else 2
+            embeddings[g.name] = monomial(torch.arange(n + more), n, more)
+        try:
+            _grown_hollow(self.model, self.calls, self.analysis, embeddings, self.budget)
+        except TiedInCode as fault:
+            return fault if self.budget.left >= 0 else None
+        return None
 
 
-def refuse(analysis: Analysis, refused: Mapping[str, str]) -> Analysis:
-    """The analysis with these groups refused."""
-    groups = tuple(
-        replace(g, verdict="refused", reason=refused[g.name], rules=()) if g.name in refused else g
-        for g in analysis.groups
+def changed_scales(
+    model: nn.Module, calls: Sequence[Call], analysis: Analysis, embeddings: Mapping[str, Embedding]
+) -> dict[str, float]:
+    """By how much more the code will scale each growing product of activations.
+
+    The plan's shapes are tried on hollow weights, and taken back. Raises TiedInCode where the code
+    does not let them be.
+    """
+    names = {g.leaf: g.name for g in analysis.groups if g.name in embeddings}
+    chains = [c for a, link in analysis.links.items() if a in names for c in link.chains]
+    if not any(chains) and not any(g.along for g in analysis.groups if g.name in embeddings):
+        return {}
+    found = _grown_hollow(model, calls, analysis, embeddings, Budget(1 << 62))
+    scales = {}
+    for leaf, ratios in found.ratios().items():
+        if len(ratios) > 1:
+            raise Unsupported(
+                f"'{names[leaf]}' cannot grow: its products of activations come to be scaled "
+                f"differently ({', '.join(f'{r:.4g}' for r in sorted(ratios))})"
+            )
+        scales |= {names[leaf]: ratio for ratio in ratios if ratio != 1}
+    return scales
+
+
+def _grown_hollow(
+    model: nn.Module,
+    calls: Sequence[Call],
+    analysis: Analysis,
+    embeddings: Mapping[str, Embedding],
+    budget: Budget,
+) -> Prediction:
+    """What a prediction saw when the shapes were tried. Raises TiedInCode if they cannot be."""
+    plan: Plan = Planner(model, analysis, embeddings, NetMorph(), hollow=True).plan(
+        "trial", 0, "", (), ()
     )
-    return replace(analysis, groups=groups)
+    sizes = {g.leaf: embeddings[g.name].size for g in analysis.groups if g.name in embeddings}
+    prediction, surgery = Prediction(analysis, sizes, first_only=True), Surgery()
+    with _unsafe_preserve_version_counter(tuple(owned_tensors(model).values())):
+        with undone_on_error(surgery):
+            hollow(model, plan, surgery, fake=analysis.fake)
+            try:
+                repair(model, calls, prediction, surgery, budget)
+            finally:
+                surgery.undo()
+    return prediction
 
 
-def _by_places(groups: Sequence[Group], places: dict[Axis, set[_Part]]) -> list[list[Group]]:
-    alike: dict[frozenset[_Part], list[Group]] = defaultdict(list)
-    for g in groups:
-        alike[frozenset(places[g.leaf])].append(g)
-    return list(alike.values())
+def _regrouping_places(
+    analysis: Analysis,
+) -> tuple[dict[Axis, set[_Part]], dict[Axis, set[int]]]:
+    """Per leaf, the views that regroup it with others: where its size may be written down.
 
-
-def _regrouping_places(analysis: Analysis) -> dict[Axis, set[_Part]]:
-    """Per leaf, the views that regroup it with others: where its size may be written down."""
+    Also the modules in which they are, by identity.
+    """
     found: dict[Axis, set[_Part]] = defaultdict(set)
+    modules: dict[Axis, set[int]] = defaultdict(set)
     for recording in analysis.recordings:
         for op, place in zip(recording.ops, _places(recording.ops), strict=True):
             if op.name not in ("view", "_unsafe_view", "reshape"):
@@ -88,7 +255,8 @@ def _regrouping_places(analysis: Analysis) -> dict[Axis, set[_Part]]:
                 if len(inner) > 1:
                     for i, leaf in enumerate(inner):
                         found[leaf].add((place, (number, i)))
-    return found
+                        modules[leaf].add(id(op.path[-1]) if op.path else 0)
+    return found, modules
 
 
 def _places(ops: Sequence[Op]) -> list[_Place]:
@@ -101,38 +269,6 @@ def _places(ops: Sequence[Op]) -> list[_Place]:
         found.append((owner, op.name, counted[op.name]))
         counted[op.name] += 1
     return found
-
-
-def _fault(
-    model: nn.Module,
-    calls: Sequence[Call],
-    analysis: Analysis,
-    suspects: Sequence[Group],
-    budget: Budget,
-) -> TiedInCode | None:
-    """Grow the suspects in shape only, look for the attributes, and take everything back.
-
-    Returns what no attribute explains; None if all is well, or if the budget ended first.
-    """
-    embeddings = {}
-    for g in suspects:
-        n = g.width // g.step
-        embeddings[g.name] = monomial(torch.arange(n + 2), n, 2)
-    plan: Plan = Planner(model, analysis, embeddings, NetMorph(), hollow=True).plan(
-        "trial", 0, "", (), ()
-    )
-    sizes = {g.leaf: embeddings[g.name].size for g in suspects}
-    surgery = Surgery()
-    with undone_on_error(surgery):
-        hollow(model, plan, surgery, fake=analysis.fake)
-        try:
-            prediction = Prediction(analysis, sizes, first_only=True)
-            repair(model, calls, prediction, surgery, budget)
-        except TiedInCode as fault:
-            return fault if budget.left >= 0 else None
-        finally:
-            surgery.undo()
-    return None
 
 
 def _blamed(

@@ -241,7 +241,12 @@ def _plain(y: Tensor) -> Tensor:
 
 
 def _rounded(plan: Plan) -> bool:
-    """Some new weights are rounded to their dtype: sqrt(v + eps), 1 / kappa, solved factors."""
+    """Some new weights are rounded to their dtype: sqrt(v + eps), 1 / kappa, solved factors.
+
+    So are keys that make up for another scale of attention.
+    """
+    if any(factor != 1 for factor in plan.against.values()):
+        return True
     return any(edit.start in ("identity", "factored", "branched") for edit in plan.modules)
 
 

@@ -8,9 +8,11 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from fractions import Fraction
 from typing import SupportsFloat, SupportsIndex, cast
 
 from gnomon.axes import Axis, factors, leaves, resolve, segments
+from gnomon.coupling import in_proportion, together
 from gnomon.draw import Draw
 from gnomon.edit import WidthChange
 from gnomon.embedding import Embedding
@@ -22,6 +24,7 @@ from gnomon.morphs.subject import Subject
 from gnomon.plan import Plan
 from gnomon.planner import Planner
 from gnomon.rules import R2R, Rule
+from gnomon.trial import changed_scales
 
 MOST_CHANNELS = 1 << 24  # beyond this a request is a slip of the keyboard
 
@@ -112,8 +115,8 @@ class Widen:
     def _plan(self, subject: Subject, seed: int) -> Plan:
         analysis = subject.analysis
         chosen, skipped = select(self.patterns, analysis.groups, analysis)
-        embeddings: dict[str, Embedding] = {}
-        widths: list[WidthChange] = []
+        by_name = {g.name: g for g in analysis.groups}
+        grown = _Grown(self, by_name, {g.name for g, _ in chosen}, seed)
         for group, exact in chosen:
             if group.verdict in ("refused", "tied"):
                 if exact:
@@ -121,29 +124,64 @@ class Widen:
                 skipped.append((group.name, group.reason))
                 continue
             try:
-                embeddings[group.name], change = self._embed(
-                    group, {g.name for g, _ in chosen}, seed
-                )
-                widths.append(change)
+                grown.take(group)
             except GrowthError as refusal:
                 if exact:
                     raise
                 skipped.append((group.name, str(refusal)))
+        embeddings = grown.embeddings
         if not embeddings:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped[:8])
             raise Unsupported(f"nothing under {list(self.patterns)} can grow by {self}. {reasons}")
-        planner = Planner(subject.model, analysis, embeddings, self.rule)
-        by_name = {g.name: g for g, _ in chosen}
-        widths = [replace(w, new=planner.width(by_name[w.group])) for w in widths]
-        return planner.plan(str(self), seed, subject.fingerprint, tuple(widths), tuple(skipped))
+        skipped = [(name, why) for name, why in skipped if name not in embeddings]
+        changed = changed_scales(subject.model, subject.calls, analysis, embeddings)
+        scales = {name: 1 / ratio for name, ratio in changed.items()}
+        planner = Planner(subject.model, analysis, embeddings, self.rule, scales=scales)
+        widths = [replace(w, new=planner.width(by_name[w.group])) for w in grown.widths.values()]
+        plan = planner.plan(
+            str(self), seed, subject.fingerprint, tuple(widths), tuple(skipped)
+        )
+        return replace(plan, notes=(*plan.notes, *grown.notes))
 
-    def _embed(self, group: Group, selected: set[str], seed: int) -> tuple[Embedding, WidthChange]:
-        missing = sorted(group.joint - selected)
-        if missing and any(law.kind == "uniform" for law in group.laws):
-            raise CannotPreserve(
-                f"'{group.name}' is averaged together with {missing}: name them too, with Net2Net()"
-            )
-        asked = self.asked(group.width)
+
+@dataclass
+class _Grown:
+    """The embeddings of a plan while it is made: of the groups asked for, and of those along."""
+
+    morph: Widen
+    groups: Mapping[str, Group]
+    selected: set[str]
+    seed: int
+    embeddings: dict[str, Embedding] = field(default_factory=dict)
+    widths: dict[str, WidthChange] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def take(self, group: Group) -> None:
+        """Grow a group as asked, and in proportion what the code makes grow along."""
+        n = resolve(group.leaf).size
+        names = together(group.name, self.groups)
+        factor = Fraction(n + self._more(group), n)
+        if len(names) > 1:  # others that were asked for may want more
+            asked = (self.groups[o] for o in names if o in self.selected and o != group.name)
+            factors = [Fraction(o.width // o.step + self._more(o), o.width // o.step) for o in asked]
+            factor = max([factor, *factors])
+        found = {}
+        for name, size in zip(names, in_proportion(names, self.groups, factor), strict=True):
+            other = self.groups[name]
+            found[name] = self._embed(other, size - resolve(other.leaf).size)
+        self.embeddings |= found
+        for name in names:
+            other = self.groups[name]
+            new = found[name].size * other.step
+            own = name in self.selected
+            asked_for = self.morph.asked(other.width) if own else new
+            self.widths[name] = WidthChange(name, other.width, asked_for, new)
+            if not own:
+                note = f"the code makes '{name}' grow along with '{group.name}'"
+                self.notes += [note] if note not in self.notes else []
+
+    def _more(self, group: Group) -> int:
+        asked = self.morph.asked(group.width)
         if asked > MOST_CHANNELS:
             raise Unsupported(
                 f"'{group.name}' cannot have {asked} channels (at most {MOST_CHANNELS})"
@@ -151,13 +189,21 @@ class Widen:
         k = -(-(asked - group.width) // group.step)
         if k < 1:
             raise Unsupported(f"'{group.name}' is {group.width} wide already; asked {asked}")
-        n = group.width // group.step
+        return k
+
+    def _embed(self, group: Group, k: int) -> Embedding:
+        missing = sorted(group.joint - self.selected)
+        if missing and any(law.kind == "uniform" for law in group.laws):
+            raise CannotPreserve(
+                f"'{group.name}' is averaged together with {missing}: name them too, with Net2Net()"
+            )
         try:
-            draw = Draw(seed, group.name, -1)
-            e = self.rule.embed(n, k, group.laws, draw)
+            draw = Draw(self.seed, group.name, -1)
+            return self.morph.rule.embed(group.width // group.step, k, group.laws, draw)
         except CannotPreserve as refusal:
-            raise CannotPreserve(f"'{group.name}' cannot grow by {self}: {refusal}") from None
-        return e, WidthChange(group.name, group.width, asked, (n + k) * group.step)
+            raise CannotPreserve(
+                f"'{group.name}' cannot grow by {self.morph}: {refusal}"
+            ) from None
 
 
 def _factor(value: object) -> float:

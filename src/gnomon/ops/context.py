@@ -77,6 +77,26 @@ class Use:
     role: Role
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Product:
+    """A sum of products of two activations over one axis."""
+
+    op: Op
+    left: Tensor
+    right: Tensor
+    axis: Axis
+    where: str
+
+    def sides(self, tensor: Tensor) -> list[str]:
+        """Which factors of the product a tensor is."""
+        both = (("left", self.left), ("right", self.right))
+        return [side for side, x in both if x is tensor]
+
+    def other(self, tensor: Tensor) -> Tensor:
+        """The factor that a tensor is multiplied with."""
+        return self.right if tensor is self.left else self.left
+
+
 class Context:
     """The axes of every tensor on the tape, and everything that op rules said about them."""
 
@@ -91,6 +111,8 @@ class Context:
         self.uses: list[Use] = []
         self.fills: dict[str, Fill] = {}
         self.attributes: list[tuple[nn.Module, str, Axis]] = []
+        self.products: list[Product] = []
+        self.product_of: dict[int, Product] = {}
         self.unknown: dict[str, str] = {}
         self.used: set[str] = set()
         self._made: dict[int, list[list[Axis]]] = {}
@@ -101,6 +123,7 @@ class Context:
             self._axes[id(tensor)] = list(self.dims[name])
             self._origin[id(tensor)] = name
             self._keep.append(tensor)
+        self._own = frozenset(self._origin)
 
     # --- what rules ask -------------------------------------------------------------------
 
@@ -129,6 +152,10 @@ class Context:
     def origin(self, tensor: Tensor) -> str | None:
         """The name of the parameter or buffer that this tensor is (a view of)."""
         return self._origin.get(id(tensor))
+
+    def is_owned(self, tensor: Tensor) -> bool:
+        """Whether a tensor is a parameter or buffer itself, and no view of one."""
+        return id(tensor) in self._own
 
     def is_constant(self, tensor: Tensor) -> bool:
         """Whether a tensor depends on no activation and is no parameter."""
@@ -179,6 +206,10 @@ class Context:
         """Nothing may grow along this axis."""
         self.events.append(Event("mixed", axis, reason, self.where))
 
+    def mixed_in(self, axis: Axis, reason: str, where: str) -> None:
+        """As `mixed`, once the tape is over."""
+        self.events.append(Event("mixed", axis, reason, where))
+
     def fix(self, axis: Axis, reason: str) -> None:
         """This axis is a position, a batch, a class: it has no channels."""
         self.events.append(Event("fixed", axis, reason, self.where))
@@ -217,12 +248,13 @@ class Context:
         if self.origin(weight) is None and self.origin(x) is not None:
             x, weight, axis, weight_axis = weight, x, weight_axis, axis
         if self.origin(weight) is None or self.origin(x) is not None:
-            computed = {id(x), id(weight)} & self._computed or self.origin(x) is not None
-            reason = (
-                "a weight computed from parameters" if computed else "a product of two activations"
-            )
-            self.mixed(axis, reason)
-            self.mixed(weight_axis, reason)
+            if self.op is None or {id(x), id(weight)} & self._computed or self.origin(x) is not None:
+                self.mixed(axis, "a weight computed from parameters")
+                self.mixed(weight_axis, "a weight computed from parameters")
+                return
+            product = Product(self.op, x, weight, axis, self.where)
+            self.products.append(product)
+            self.product_of[id(self.op)] = product
             return
         self.use(weight, "read", [weight_axis])
         others = [a for a in self.axes(weight) if a is not weight_axis]

@@ -55,6 +55,8 @@ def runs_along(t: Context, op: Op) -> None:
         dims = _dims(op, len(t.axes(x)), 2 if op.name == "roll" else 1)
     for dim in dims:
         t.mixed(axes[dim], f"{op.name} over the axis")
+    if "softmax" in op.name:  # zeros come out as equal weights; queries and keys of zeros stay so
+        t.no_zeros([axis for dim, axis in enumerate(axes) if dim not in dims], op.name)
     for output in op.outputs:
         pairs = zip(axes, t.shape(output), strict=True)
         t.give(output, [a if resolve(a).size == n else t.fixed(n, op.name) for a, n in pairs])

@@ -1,0 +1,52 @@
+"""What an axis of attention is called: heads, head dimension, query-key and value dimension."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Sequence
+
+from torch import Tensor
+
+from gnomon.axes import Axis, leaves
+from gnomon.ops.context import Context, Op
+
+_SOFTMAX = ("_softmax", "_safe_softmax")
+_CARRIES = frozenset(
+    "view _unsafe_view reshape unsqueeze squeeze expand clone alias detach _to_copy mul div where "
+    "native_dropout bernoulli_ dropout transpose permute masked_fill nan_to_num".split()
+)
+
+
+def kinds(
+    t: Context, tapes: Iterable[Sequence[Op]], linked: Container[Axis]
+) -> dict[Axis, str]:
+    """The leaves that are axes of attention: a softmax of products, multiplied with values."""
+    found: dict[Axis, str] = {}
+    for ops in tapes:
+        weighted = _weighted(ops)
+        for op in ops:
+            product = t.product_of.get(id(op))
+            if product is None:
+                continue
+            left, right = t.axes(product.left), t.axes(product.right)
+            if id(product.left) in weighted:
+                for leaf in leaves(right[-1]):
+                    both = leaf in linked
+                    found[leaf] = "head dimension" if both else "value dimension"
+            for leaf in leaves(product.axis):
+                if leaf in linked:
+                    found.setdefault(leaf, "query-key dimension")
+                    for axis in (*left[:-2], *right[:-2]):
+                        for head in leaves(axis):
+                            found.setdefault(head, "heads")
+    return found
+
+
+def _weighted(ops: Sequence[Op]) -> set[int]:
+    """The tensors that hold softmax weights, perhaps masked, scaled or seen otherwise."""
+    found: set[int] = set()
+    for op in ops:
+        tensors: list[Tensor] = op.tensors()
+        from_weights = op.name in _CARRIES and any(id(x) in found for x in tensors)
+        if op.name in _SOFTMAX or from_weights:
+            found |= {id(y) for y in op.outputs}
+    return found
