@@ -62,6 +62,7 @@ class Prediction:
         self.analysis, self._first_only = analysis, first_only
         self._sizes = {resolve(leaf): size for leaf, size in sizes.items()}
         grown = {leaf for leaf, size in self._sizes.items() if leaf.size != size}
+        self.grown = len(grown)
         self._links = {a: link for a, link in analysis.links.items() if a in grown}
         self._scaling = {id(op) for k in self._links.values() for chain in k.chains for op in chain}
         self._scales: dict[int, float] = {}

@@ -23,7 +23,7 @@ from gnomon.surgery import Surgery, set_attribute
 from gnomon.tape import Call
 
 _RECORDINGS = 200  # whole ones that a search may make before it gives up
-_PAIRS = 200  # of attributes that are tried together
+_PAIRS = 30  # of attributes that are tried together
 _SETTING_UP = 50  # operations that setting up a recording is worth
 
 
@@ -126,6 +126,8 @@ def _candidates(
     for edits in _single_candidates(model, prediction, here):
         single.append(edits)
         yield edits
+    if prediction.grown < 2:
+        return
     # one view may name two widths that grow: then neither number helps without the other
     for a, b in itertools.islice(itertools.combinations(single, 2), _PAIRS):
         if len(a) == len(b) and a[0].name != b[0].name:

@@ -77,12 +77,15 @@ class _Search:
     def __init__(self, model: nn.Module, calls: Sequence[Call], analysis: Analysis) -> None:
         self.model, self.calls, self.analysis = model, calls, analysis
         self.places, self.modules = _regrouping_places(analysis)
-        self.budget = Budget(_LENGTHS * len(analysis.recordings[0].ops) + 2000)
+        self.budget = self._new_budget()
         self.refused: dict[str, str] = {}
         self.along: dict[str, tuple[str, ...]] = {}
         self.suspects = [
             g for g in analysis.groups if g.verdict == "growable" and g.leaf in self.places
         ]
+
+    def _new_budget(self) -> Budget:
+        return Budget(_LENGTHS * len(self.analysis.recordings[0].ops) + 3000)
 
     def alone(self) -> None:
         """Refuse what cannot grow by itself."""
@@ -121,27 +124,40 @@ class _Search:
 
     def partners(self) -> None:
         """Look for others that what was refused can grow along with."""
+        self.budget = self._new_budget()
         able = [g for g in self.analysis.groups if g.verdict in ("growable", "normed")]
-        able = [g for g in able if g.leaf in self.places]
         refused = [g for g in self.suspects if g.name in self.refused]
         for alike in self._by_places(refused):
             first = alike[0]
             if first.name not in self.refused:
                 continue
             for others in self._choices(first, able):
+                common = [h for h in others if self._is_common(h, alike)]
+                if any(h.name in self.along for h in common):
+                    continue
+                members = alike if common else [first]
+                fits = self._fault([*members, *others], double=True) is None
                 if self.budget.left < 0:
                     return
-                if self._fault([first, *others], double=True) is None:
+                if fits:
                     self._join(alike, others, able)
+                    self.along |= {h.name: tuple(g.name for g in alike) for h in common}
                     break
+
+    def _is_common(self, h: Group, alike: Sequence[Group]) -> bool:
+        """Whether a group is a partner of all of these: a stream that their modules read."""
+        return h.verdict == "normed" or (len(alike) > 1 and all(self._meet(g, h) for g in alike))
 
     def _choices(self, g: Group, able: Sequence[Group]) -> list[list[Group]]:
         """The groups that are regrouped in the same modules: one at a time, then all of them."""
-        near = [
-            h for h in able if h is not g and self.modules[h.leaf] & self.modules[g.leaf]
-        ]
-        size = resolve(g.leaf).size
-        near.sort(key=lambda h: (resolve(h.leaf).size != size, h.verdict != "growable"))
+        near = [h for h in able if h is not g and self._meet(g, h)]
+        size, own = resolve(g.leaf).size, {(s.name, s.dim) for s in g.slots}
+
+        def order(h: Group) -> tuple[bool, bool, bool]:
+            factors = own & {(s.name, s.dim) for s in h.slots}
+            return bool(factors), resolve(h.leaf).size != size, h.verdict != "growable"
+
+        near.sort(key=order)
         near = near[:_PARTNERS]
         growable = [h for h in near if h.verdict == "growable"]
         several = [hs for hs in (growable, near) if len(hs) > 1]
@@ -149,19 +165,28 @@ class _Search:
 
     def _join(self, alike: Sequence[Group], others: Sequence[Group], able: Sequence[Group]) -> None:
         """Each of the alike grows along with what stands to it as `others` do to the first."""
-        kinds = [frozenset(self.places[h.leaf]) for h in others]
+        kinds = [frozenset(self.places[h.leaf]) for h in others if h.leaf in self.places]
         for g in alike:
             own = [
                 h
                 for h in able
                 if h is not g
-                and (h in others or frozenset(self.places[h.leaf]) in kinds)
-                and self.modules[h.leaf] & self.modules[g.leaf]
+                and (h in others or frozenset(self.places.get(h.leaf, ())) in kinds)
+                and self._meet(g, h)
             ]
             if len(own) < len(others):
                 continue
             self.along[g.name] = tuple(h.name for h in own)
             self.refused.pop(g.name, None)
+
+    def _meet(self, g: Group, h: Group) -> bool:
+        """Whether one group has a tensor in a module that regroups the other, or in a child."""
+        owners = {id(m) for s in h.slots for m in self._owners(s.name)}
+        return bool(self.modules[g.leaf] & (owners | self.modules.get(h.leaf, set())))
+
+    def _owners(self, name: str) -> list[nn.Module]:
+        path = name.rpartition(".")[0]
+        return [self.model.get_submodule(p) for p in {path, path.rpartition(".")[0]}]
 
     def _by_places(self, groups: Sequence[Group]) -> list[list[Group]]:
         alike: dict[_Alike, list[Group]] = defaultdict(list)
