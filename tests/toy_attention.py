@@ -12,21 +12,6 @@ def split_heads(x, heads):
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
-class Separate(nn.Module):
-    """Two heads of three; the kernel's own scale, 1 / sqrt(width of the queries)."""
-
-    def __init__(self):
-        super().__init__()
-        self.heads = 2
-        self.q, self.k, self.v = nn.Linear(5, 6), nn.Linear(5, 6), nn.Linear(5, 6)
-        self.out = nn.Linear(6, 5)
-
-    def forward(self, x):
-        q, k, v = (split_heads(f(x), self.heads) for f in (self.q, self.k, self.v))
-        mixed = F.scaled_dot_product_attention(q, k, v)
-        return x + self.out(mixed.transpose(1, 2).flatten(2))
-
-
 class SharedWidth(nn.Module):
     """One number for the width of queries, keys and values; the scale is computed from it."""
 
@@ -34,7 +19,7 @@ class SharedWidth(nn.Module):
         super().__init__()
         self.heads, self.head_dim, self.all_heads = 2, 3, 6
         self.q, self.k, self.v = (nn.Linear(5, 6, bias=b) for b in (True, False, True))
-        self.out = nn.Linear(6, 5)
+        self.out, self.drop = nn.Linear(6, 5), nn.Dropout(0.1)
 
     def forward(self, x, mask=None):
         batch, length, _ = x.shape
@@ -43,7 +28,7 @@ class SharedWidth(nn.Module):
         scores = torch.matmul(q, k.transpose(-1, -2)) / math.sqrt(self.head_dim)
         if mask is not None:
             scores = scores + mask
-        mixed = torch.matmul(F.dropout(scores.softmax(-1), 0.1, self.training), v)
+        mixed = torch.matmul(self.drop(scores.softmax(-1)), v)
         return self.out(mixed.transpose(1, 2).reshape(batch, length, self.all_heads))
 
 
@@ -130,10 +115,11 @@ class Summed(nn.Module):
     def __init__(self):
         super().__init__()
         self.heads = 2
+        self.parts = [6, 8]
         self.q, self.kv, self.out = nn.Linear(5, 6), nn.Linear(4, 14), nn.Linear(8, 5)
 
     def forward(self, x, memory):
-        k, v = self.kv(memory).split([6, 8], -1)
+        k, v = self.kv(memory).split(self.parts, -1)
         q, k, v = (split_heads(part, self.heads).flatten(0, 1) for part in (self.q(x), k, v))
         mask = torch.zeros(q.shape[0], q.shape[1], k.shape[1], dtype=q.dtype)
         scores = torch.baddbmm(mask, q, k.transpose(1, 2), beta=1.0, alpha=0.5)

@@ -96,7 +96,7 @@ class BagOfWords(nn.Module):
 
 
 class Attention(nn.Module):
-    """Two heads of three; values may grow, queries and keys may not."""
+    """Two heads of three, each projection a layer of its own; the kernel scales."""
 
     def __init__(self):
         super().__init__()

@@ -7,6 +7,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
+import toy_attention as attention
 import toy_images as images
 import toy_vectors as vectors
 from gnomon.models import DigitsNet, SmallConv
@@ -73,6 +74,13 @@ def several(*calls: Callable[[torch.Generator], object]) -> Callable[[torch.Gene
 
 image = noise(3, 2, 6, 6)
 vector = noise(5, 3)
+tokens = noise(2, 4, 5)
+
+
+def causal(n: int) -> Tensor:
+    """(n, n): minus infinity above the diagonal."""
+    return torch.full((n, n), float("-inf"), dtype=torch.float64).triu(1)
+
 
 TOYS: dict[str, Toy] = {
     "mlp": Toy(vectors.mlp, vector),
@@ -109,6 +117,16 @@ TOYS: dict[str, Toy] = {
         vectors.BagOfWords, lambda draw: torch.randint(0, 7, (5, 4), generator=draw)
     ),
     "attention": Toy(vectors.Attention, noise(2, 4, 5)),
+    "attention_shared_width": Toy(attention.SharedWidth, tokens),
+    "attention_masked": Toy(attention.SharedWidth, lambda draw: (tokens(draw), causal(4))),
+    "attention_fused": Toy(attention.Fused, tokens),
+    "attention_split": Toy(attention.FusedSum, tokens),
+    "attention_heads_outside": Toy(attention.HeadsOutside, tokens),
+    "attention_grouped": Toy(attention.Grouped, tokens),
+    "attention_summed": Toy(attention.Summed, lambda draw: (tokens(draw), noise(2, 3, 4)(draw))),
+    "attention_rotary": Toy(attention.Rotary, tokens),
+    "attention_table": Toy(attention.TableOfHeads, tokens),
+    "encoder": Toy(attention.encoder, tokens),
     "chunks": Toy(vectors.Chunks, vector),
     "splits": Toy(vectors.Splits, vector),
     "two_inputs": Toy(vectors.TwoInputs, lambda draw: (vector(draw), noise(5, 2)(draw))),

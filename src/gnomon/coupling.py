@@ -25,7 +25,9 @@ def together(name: str, groups: Mapping[str, Group]) -> list[str]:
     return [g for g in groups if g in found]
 
 
-def in_proportion(names: Sequence[str], groups: Mapping[str, Group], at_least: Fraction) -> list[int]:
+def in_proportion(
+    names: Sequence[str], groups: Mapping[str, Group], at_least: Fraction
+) -> list[int]:
     """The least grown sizes of these leaves that keep their proportion and reach a factor."""
     sizes = [resolve(groups[name].leaf).size for name in names]
     common = math.gcd(*sizes)

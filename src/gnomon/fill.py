@@ -49,7 +49,9 @@ def grown(old: Tensor, edit: TensorEdit, plan: Plan, clock: Clock) -> Tensor:
     old: of shape `edit.shape`. Returns a tensor of shape `plan.grown_shape(edit)`.
     """
     if is_in_pieces(edit):
-        parts = grown_in_pieces(old.detach(), edit, plan, lambda x, piece: _part(x, piece, plan, clock))
+        parts = grown_in_pieces(
+            old.detach(), edit, plan, lambda x, piece: _part(x, piece, plan, clock)
+        )
         return in_format_of(old, parts)
     work = _Work(old.detach(), edit, plan, clock)
     return in_format_of(old, work.grow())

@@ -153,11 +153,6 @@ def _span(axis: Axis, leaf: Axis) -> int:
     return 0
 
 
-def segment_of(axis: Axis, leaf: Axis) -> Axis:
-    """The segment of an axis that holds a leaf; the whole axis if it is no sum."""
-    return next((part for part in segments(axis) if leaf in leaves(part)), axis)
-
-
 def verdict_of(
     f: Findings, owned: Mapping[str, Tensor], unreached: tuple[str, ...]
 ) -> tuple[Verdict, str]:

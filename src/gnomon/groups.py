@@ -22,7 +22,7 @@ from gnomon.findings import (
     verdict_of,
     width_of,
 )
-from gnomon.kinds import kinds
+from gnomon.kinds import grouped, kinds
 from gnomon.links import Link, links
 from gnomon.ops.context import Context, Fill, Op, OpRule, Role, Table
 from gnomon.ops.pointwise import acts_per_entry, is_pointwise
@@ -117,6 +117,9 @@ def analyse(
     groups = tuple(
         replace(g, kind=words.get(g.leaf, g.kind), linked=g.leaf in linked) for g in groups
     )
+    heads = {g.name: frozenset(s.name for s in g.slots) for g in groups if g.kind == "heads"}
+    several = grouped(heads)
+    groups = tuple(replace(g, kind=several.get(g.name, g.kind)) for g in groups)
     seconds = time.perf_counter() - start
     return Analysis(recordings, context, groups, unreached, fake, seconds, linked)
 
@@ -219,7 +222,8 @@ def fill_of(t: Context, name: str, roles: Iterable[Role], tensor: Tensor) -> Fil
     if name in t.fills:
         return t.fills[name]
     vector = tensor.numel() == max(tensor.shape)
-    return "mean" if vector and set(roles) == {"follow"} else "draw"
+    learns = isinstance(tensor, nn.Parameter)
+    return "mean" if vector and (set(roles) == {"follow"} or not learns) else "draw"
 
 
 def table(model: nn.Module, analysis: Analysis) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 from torch import Tensor
 
@@ -16,9 +16,7 @@ _CARRIES = frozenset(
 )
 
 
-def kinds(
-    t: Context, tapes: Iterable[Sequence[Op]], linked: Container[Axis]
-) -> dict[Axis, str]:
+def kinds(t: Context, tapes: Iterable[Sequence[Op]], linked: Container[Axis]) -> dict[Axis, str]:
     """The leaves that are axes of attention: a softmax of products, multiplied with values."""
     found: dict[Axis, str] = {}
     for ops in tapes:
@@ -38,6 +36,16 @@ def kinds(
                     for axis in (*left[:-2], *right[:-2]):
                         for head in leaves(axis):
                             found.setdefault(head, "heads")
+    return found
+
+
+def grouped(heads: Mapping[str, frozenset[str]]) -> dict[str, str]:
+    """Heads by name and the tensors they are part of: where queries have more heads than keys."""
+    found: dict[str, str] = {}
+    for name, tensors in heads.items():
+        for other, more in heads.items():
+            if tensors < more:
+                found |= {name: "query heads of each group", other: "key-value heads"}
     return found
 
 

@@ -23,8 +23,8 @@ from gnomon.ops.context import Context, Op
 Cut = tuple[Axis, int, int]  # positions [start, stop) of an axis
 
 _MOVES = frozenset(
-    "view _unsafe_view reshape unflatten _reshape_alias t t_ transpose transpose_ permute unsqueeze "
-    "unsqueeze_ squeeze squeeze_ expand repeat clone alias detach _to_copy contiguous lift_fresh "
+    "view _unsafe_view reshape unflatten _reshape_alias t t_ transpose transpose_ permute "
+    "unsqueeze unsqueeze_ squeeze squeeze_ expand repeat clone alias detach _to_copy contiguous lift_fresh "
     "neg native_dropout dropout index index_select".split()
 )
 _SCALES = frozenset(("mul", "div", "mul_", "div_"))
@@ -96,7 +96,7 @@ def _link(t: Context, ways: Sequence[_Ways], leaf: Axis, side: str) -> Link:
                 summed = product is not None and leaf in leaves(product.axis)
                 if not summed and way.passes(op, tensor, leaf):
                     continue
-                if summed and sides == [side]:
+                if product is not None and summed and sides == [side]:
                     chain: list[Op] = []
                     for name, dim, mask in way.writers(tensor, at, leaf, strict=True, chain=chain):
                         _join(link.read, (name, dim), mask)
@@ -242,7 +242,8 @@ class _Ways:
         self, op: Op, index: int, leaf: Axis, strict: bool
     ) -> list[tuple[Tensor, tuple[Cut, ...], bool]]:
         """Where an output's channels come from: argument, cut, whether it is all of the output."""
-        name, x = op.name, op.args[0] if op.args else None
+        name = op.name
+        x: Tensor = op.args[0] if op.args else op.outputs[0]
         if name in _ZEROS:
             return []
         if name in _MOVES:
@@ -251,6 +252,11 @@ class _Ways:
             return [(x, self._cut(op, index), True)]
         if name == "constant_pad_nd" and not op.argument(2, "value", 0):
             return [(x, (), True)]
+        if name == "mul" and strict and not self._others_lack(op, leaf):
+            signals = [y for y in op.tensors() if not self._is_table(y)]
+            if len(signals) != 1:
+                raise _Lost("two activations are multiplied on the way")
+            return [(signals[0], (), False)]
         if name in _SCALES and self._others_lack(op, leaf):
             holding = [y for y in op.tensors() if self.holds(y, leaf)]
             if name.startswith("div") and holding and holding[0] is not x:
@@ -276,9 +282,10 @@ class _Ways:
     ) -> list[tuple[Tensor, tuple[Cut, ...], bool]]:
         tensors = op.tensors()
         left, right = tensors[-2:]
-        free = [(left, range(left.dim() - 1))]
+        free: list[tuple[Tensor, Sequence[int]]] = [(left, range(left.dim() - 1))]
         if right.dim() > 1:
             free.append((right, (*range(right.dim() - 2), right.dim() - 1)))
+        found: list[tuple[Tensor, tuple[Cut, ...], bool]]
         found = [(y, (), False) for y, dims in free if set(self.holds(y, leaf)) & set(dims)]
         if len(found) > 1 and strict:
             raise _Lost(f"{op.name} holds the axis on both sides")
@@ -288,6 +295,19 @@ class _Ways:
             elif strict:
                 raise _Lost(f"{op.name} adds a constant")
         return found
+
+    def _is_table(self, tensor: Tensor) -> bool:
+        """Whether a tensor is made of buffers, positions and constants alone: rotary angles."""
+        waiting, seen = [tensor], set[int]()
+        while waiting:
+            x = waiting.pop()
+            if id(x) in seen:
+                continue
+            seen.add(id(x))
+            if isinstance(x, torch.nn.Parameter) or len(seen) > 100:
+                return False
+            waiting += [y for i in self._made[id(x)] for y in self.ops[i].tensors()]
+        return True
 
     def _others_lack(self, op: Op, leaf: Axis) -> bool:
         return sum(bool(self.holds(y, leaf)) for y in op.tensors()) <= 1

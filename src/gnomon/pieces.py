@@ -10,6 +10,7 @@ Each piece is an edit of its own, with the factors of its axis as dimensions of 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -33,7 +34,7 @@ def marked(form: Form, name: str, mask: Tensor, factor: float) -> Form:
             raise Misfit(f"some of '{name}' are on one side of a product, some on the other")
         return replace(form, against=factor)
     if form.kind == "sum":
-        parts = zip(form.parts, mask.split([p.size for p in form.parts]), strict=True)
+        parts = zip(form.parts, torch.split(mask, [p.size for p in form.parts]), strict=True)
         return replace(form, parts=tuple(marked(p, name, m, factor) for p, m in parts))
     return _marked_product(form, name, mask, factor)
 
@@ -53,7 +54,7 @@ def _marked_product(form: Form, name: str, mask: Tensor, factor: float) -> Form:
     same = (rows[1:] == rows[:-1]).all(1)
     starts = [0, *((~same).nonzero().squeeze(1) + 1).tolist(), first.size]
     runs = []
-    for start, stop in zip(starts[:-1], starts[1:], strict=True):
+    for start, stop in itertools.pairwise(starts):
         inner = marked(rest, name, rows[start], factor)
         several = stop - start > 1
         outer = [Form("leaf", stop - start)] if several else []
@@ -93,7 +94,7 @@ class Piece:
     def taken(self, x: Tensor, at: Tensor) -> Tensor:
         """This part of a tensor, where `at` says it lies."""
         part = x.index_select(self.dim, at.reshape(-1).to(x.device))
-        return part.unflatten(self.dim, at.shape)
+        return torch.unflatten(part, self.dim, tuple(at.shape))
 
     def put(self, whole: Tensor, part: Tensor) -> None:
         """Write this part of the grown tensor."""
@@ -138,9 +139,7 @@ def grown_in_pieces(
     return new
 
 
-def _places(
-    form: Form, sizes: Mapping[str, int]
-) -> list[tuple[tuple[Form, ...], Tensor, Tensor]]:
+def _places(form: Form, sizes: Mapping[str, int]) -> list[tuple[tuple[Form, ...], Tensor, Tensor]]:
     """(factors, old positions, new positions) of each part of an axis that is all of one kind."""
     if form.kind == "leaf" or not form.is_against:
         return [((form,), torch.arange(form.size), torch.arange(form.grown(sizes)))]

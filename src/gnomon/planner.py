@@ -15,7 +15,6 @@ from gnomon.edit import AttributeEdit, DimEdit, TensorEdit, WidthChange
 from gnomon.embedding import Embedding
 from gnomon.errors import Unsupported
 from gnomon.fill import GROWING
-from gnomon.findings import segment_of
 from gnomon.flops import grown_flops
 from gnomon.groups import Analysis, Group, fill_of
 from gnomon.layers import sizes_of
@@ -74,8 +73,9 @@ class Planner:
         sizes = {name: e.size for name, e in self.embeddings.items()}
         for wanted in ("write", "follow", "read"):
             for slot in (s for s in group.slots if s.role == wanted):
-                segment = segment_of(self.analysis.context.dims[slot.name][slot.dim], group.leaf)
-                return form(segment, self._names).grown(sizes)
+                names = {**self._names, group.leaf: group.name}
+                whole = form(self.analysis.context.dims[slot.name][slot.dim], names)
+                return _first_segments(whole, group.name).grown(sizes)
         raise AssertionError(f"'{group.name}' has no slots")
 
     @cached_property
@@ -217,6 +217,16 @@ def spread_of_new(name: str, tensor: Tensor, grown: Sequence[int], rule: Rule) -
     if he is not None and (rule.init == "he" or matched == 0):
         return he
     return matched
+
+
+def _first_segments(whole: Form, name: str) -> Form:
+    """Of every sum the first segment that holds a group: where its width is counted."""
+    if whole.kind == "sum":
+        return _first_segments(next(p for p in whole.parts if name in p.names()), name)
+    if whole.kind == "leaf":
+        return whole
+    parts = (_first_segments(p, name) if name in p.names() else p for p in whole.parts)
+    return replace(whole, parts=tuple(parts))
 
 
 def _refuse_other_dtypes(name: str, tensor: Tensor) -> None:

@@ -79,6 +79,7 @@ class _Search:
         self.places, self.modules = _regrouping_places(analysis)
         self.budget = self._new_budget()
         self.refused: dict[str, str] = {}
+        self.free: set[str] = set()
         self.along: dict[str, tuple[str, ...]] = {}
         self.suspects = [
             g for g in analysis.groups if g.verdict == "growable" and g.leaf in self.places
@@ -109,6 +110,8 @@ class _Search:
 
     def _try_alone(self, alike: Sequence[Group], known: TiedInCode | None) -> None:
         fault = known or self._fault(alike[:1])
+        if fault is None and self.budget.left >= 0:
+            self.free |= {g.name for g in alike}
         if fault is not None:
             self.refused |= dict.fromkeys((g.name for g in alike), str(fault))
 
@@ -158,10 +161,13 @@ class _Search:
             return bool(factors), resolve(h.leaf).size != size, h.verdict != "growable"
 
         near.sort(key=order)
-        near = near[:_PARTNERS]
+        near = near[: _PARTNERS * max(1, len(self.modules[g.leaf]))]
         growable = [h for h in near if h.verdict == "growable"]
         several = [hs for hs in (growable, near) if len(hs) > 1]
-        return [*([h] for h in near), *several]
+        kinds: dict[_Alike | str, list[Group]] = defaultdict(list)
+        for h in near:
+            kinds[frozenset(self.places[h.leaf]) if h.leaf in self.places else h.name].append(h)
+        return [*kinds.values(), *several]
 
     def _join(self, alike: Sequence[Group], others: Sequence[Group], able: Sequence[Group]) -> None:
         """Each of the alike grows along with what stands to it as `others` do to the first."""
@@ -178,6 +184,11 @@ class _Search:
                 continue
             self.along[g.name] = tuple(h.name for h in own)
             self.refused.pop(g.name, None)
+            for h in own:  # the other way round, but for one that is known to grow by itself
+                if h.name not in self.free and h.verdict == "growable":
+                    self.along.setdefault(h.name, ())
+                    self.along[h.name] += (g.name,) if g.name not in self.along[h.name] else ()
+                    self.refused.pop(h.name, None)
 
     def _meet(self, g: Group, h: Group) -> bool:
         """Whether one group has a tensor in a module that regroups the other, or in a child."""
@@ -224,14 +235,15 @@ def changed_scales(
     if not any(chains) and not any(g.along for g in analysis.groups if g.name in embeddings):
         return {}
     found = _grown_hollow(model, calls, analysis, embeddings, Budget(1 << 62))
-    scales = {}
+    scales: dict[str, float] = {}
     for leaf, ratios in found.ratios().items():
         if len(ratios) > 1:
             raise Unsupported(
                 f"'{names[leaf]}' cannot grow: its products of activations come to be scaled "
                 f"differently ({', '.join(f'{r:.4g}' for r in sorted(ratios))})"
             )
-        scales |= {names[leaf]: ratio for ratio in ratios if ratio != 1}
+        for ratio in ratios - {1.0}:
+            scales[names[leaf]] = ratio
     return scales
 
 
@@ -243,7 +255,7 @@ def _grown_hollow(
     budget: Budget,
 ) -> Prediction:
     """What a prediction saw when the shapes were tried. Raises TiedInCode if they cannot be."""
-    plan: Plan = Planner(model, analysis, embeddings, NetMorph(), hollow=True).plan(
+    plan: Plan = Planner(model, analysis, dict(embeddings), NetMorph(), hollow=True).plan(
         "trial", 0, "", (), ()
     )
     sizes = {g.leaf: embeddings[g.name].size for g in analysis.groups if g.name in embeddings}

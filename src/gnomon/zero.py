@@ -133,7 +133,7 @@ def _hidden(analysis: Analysis, end: Ending) -> Group:
         for group in analysis.groups
         if any(s.name in end.weights and s.role == "read" for s in group.slots)
     ]
-    free = [g for g in read if g.verdict in ("growable", "normed")]
+    free = [g for g in read if g.verdict in ("growable", "normed") and not g.linked]
     wide = [g for g in free if resolve(g.leaf).size > 1]
     if wide:
         return max(wide, key=lambda g: resolve(g.leaf).size)

@@ -138,9 +138,7 @@ class Widen:
         scales = {name: 1 / ratio for name, ratio in changed.items()}
         planner = Planner(subject.model, analysis, embeddings, self.rule, scales=scales)
         widths = [replace(w, new=planner.width(by_name[w.group])) for w in grown.widths.values()]
-        plan = planner.plan(
-            str(self), seed, subject.fingerprint, tuple(widths), tuple(skipped)
-        )
+        plan = planner.plan(str(self), seed, subject.fingerprint, tuple(widths), tuple(skipped))
         return replace(plan, notes=(*plan.notes, *grown.notes))
 
 
@@ -163,7 +161,9 @@ class _Grown:
         factor = Fraction(n + self._more(group), n)
         if len(names) > 1:  # others that were asked for may want more
             asked = (self.groups[o] for o in names if o in self.selected and o != group.name)
-            factors = [Fraction(o.width // o.step + self._more(o), o.width // o.step) for o in asked]
+            factors = [
+                Fraction(o.width // o.step + self._more(o), o.width // o.step) for o in asked
+            ]
             factor = max([factor, *factors])
         found = {}
         for name, size in zip(names, in_proportion(names, self.groups, factor), strict=True):
@@ -201,9 +201,7 @@ class _Grown:
             draw = Draw(self.seed, group.name, -1)
             return self.morph.rule.embed(group.width // group.step, k, group.laws, draw)
         except CannotPreserve as refusal:
-            raise CannotPreserve(
-                f"'{group.name}' cannot grow by {self.morph}: {refusal}"
-            ) from None
+            raise CannotPreserve(f"'{group.name}' cannot grow by {self.morph}: {refusal}") from None
 
 
 def _factor(value: object) -> float:
@@ -277,15 +275,22 @@ def _no_such(pattern: str, groups: Sequence[Group]) -> str:
 def _innermost(candidates: Sequence[Group], analysis: Analysis) -> tuple[list[Group], list[Group]]:
     """Of groups that multiply each other, the inner ones: convolution groups keep their number.
 
-    Where two stand in both orders (a channel shuffle), the first one.
+    Where two stand in both orders (a channel shuffle), the first one. Of attention, the heads: the
+    width of queries and keys stays, and what the code makes grow along with it.
     """
+    by_name = {g.name: g for g in analysis.groups}
+
+    def _is_linked(name: str) -> bool:
+        return name in by_name and by_name[name].linked
+
     growing = {g.leaf: g for g in candidates if g.verdict == "growable"}
     inside: dict[Axis, set[Axis]] = defaultdict(set)  # per leaf, those it is an outer factor of
     for axes in analysis.context.dims.values():
         for axis in axes:
             _note_order(axis, growing, inside)
     taken: set[Axis] = set()
-    for leaf in sorted(growing, key=lambda leaf: bool(inside[leaf])):
+    late = {leaf for leaf, g in growing.items() if g.linked or any(_is_linked(o) for o in g.along)}
+    for leaf in sorted(growing, key=lambda leaf: (leaf in late, bool(inside[leaf]))):
         if not any(other in inside[leaf] or leaf in inside[other] for other in taken):
             taken.add(leaf)
     left = [g for g in candidates if g.leaf in growing and g.leaf not in taken]

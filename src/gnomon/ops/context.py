@@ -248,7 +248,11 @@ class Context:
         if self.origin(weight) is None and self.origin(x) is not None:
             x, weight, axis, weight_axis = weight, x, weight_axis, axis
         if self.origin(weight) is None or self.origin(x) is not None:
-            if self.op is None or {id(x), id(weight)} & self._computed or self.origin(x) is not None:
+            if (
+                self.op is None
+                or {id(x), id(weight)} & self._computed
+                or self.origin(x) is not None
+            ):
                 self.mixed(axis, "a weight computed from parameters")
                 self.mixed(weight_axis, "a weight computed from parameters")
                 return
