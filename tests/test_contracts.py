@@ -93,7 +93,8 @@ def test_copies_and_pickles_compute_the_same(rule, toy):
 def test_existing_weights_stay_bit_for_bit(rule, toy):
     g = growth(rule, toy)
     if rule in ("R2R", "NetMorph", "Hybrid"):
-        assert g.plan.changed == ()
+        scaled = any(factor != 1 for factor in g.plan.against.values())  # attention's own scale
+        assert bool(g.plan.changed) == scaled
     for edit in g.plan.edits:
         if edit.name not in g.plan.changed:
             now = old_part(tensors(g.new)[edit.name], edit, g.plan)
@@ -142,7 +143,9 @@ def test_twins_part_without_help(rule, toy, descent):
     steps = descent(model.parameters(), lr=0.01)
     loss(model, g.inputs).backward()
     steps.step()
-    pairs_only = descent is torch.optim.Adam
+    # Heads and their width at once make twins of twins: those of equal sign part a step later.
+    nested = toy in ("attention_rotary", "attention_heads_outside")
+    pairs_only = descent is torch.optim.Adam or nested
     assert not together(model, g.plan, pairs_only)
     for _ in range(2):
         steps.zero_grad()

@@ -24,8 +24,8 @@ Cut = tuple[Axis, int, int]  # positions [start, stop) of an axis
 
 _MOVES = frozenset(
     "view _unsafe_view reshape unflatten _reshape_alias t t_ transpose transpose_ permute "
-    "unsqueeze unsqueeze_ squeeze squeeze_ expand repeat clone alias detach _to_copy contiguous lift_fresh "
-    "neg native_dropout dropout index index_select".split()
+    "unsqueeze unsqueeze_ squeeze squeeze_ expand repeat clone alias detach _to_copy contiguous "
+    "lift_fresh neg native_dropout dropout index index_select".split()
 )
 _SCALES = frozenset(("mul", "div", "mul_", "div_"))
 _ADDS = frozenset(("add", "sub"))

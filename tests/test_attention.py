@@ -1,0 +1,221 @@
+"""Attention's own axes: heads, query-key and value dimensions, and what the code ties together."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import gnomon as gn
+import toy_attention as attention
+from contracts import answers, change
+from toys import TOYS, Toy, noise
+
+tokens = noise(2, 4, 5)
+
+
+def grower_of(name):
+    toy = TOYS[name]
+    return gn.Grower(toy.model(), toy.example())
+
+
+def kinds(grower):
+    return {g.name: g.kind for g in grower.groups if g.kind != "channels"}
+
+
+def test_axes_are_named_in_words():
+    assert kinds(grower_of("attention_shared_width")) == {
+        "q[0]": "heads",
+        "q[1]": "query-key dimension",
+        "v": "value dimension",
+    }
+    assert kinds(grower_of("attention_fused")) == {"qkv[0]": "heads", "qkv[1]": "head dimension"}
+    grouped = kinds(grower_of("attention_grouped"))
+    assert list(grouped.values())[:2] == ["key-value heads", "query heads of each group"]
+    assert "head dimension: any rule" in str(grower_of("attention_fused"))
+
+
+def test_keys_get_opposite_rows_where_queries_get_equal_ones():
+    grower = grower_of("attention_fused")
+    grower.grow(gn.Widen("qkv[1]", add=12))  # two more for each of two heads, three times
+    q, k, v = grower.model.qkv.weight.detach().view(3, 2, 5, 5)
+    assert torch.equal(q[:, 3], q[:, 4]) and torch.equal(v[:, 3], v[:, 4])
+    assert torch.equal(k[:, 3], -k[:, 4]) and k[:, 3].abs().min() > 0
+    bias_q, bias_k, _ = grower.model.qkv.bias.detach().view(3, 2, 5)
+    assert torch.equal(bias_q[:, 3], bias_q[:, 4]) and torch.equal(bias_k[:, 3], -bias_k[:, 4])
+
+
+def test_a_scale_computed_from_the_width_is_made_up_for_in_the_keys():
+    """The kernel's 1 / sqrt(width): keys take sqrt(new / old), bit for bit where that is 2."""
+    grower = grower_of("attention")
+    before = grower.model.k.weight.detach().clone()
+    plan = grower.plan(gn.Widen("q[1]", by=4))
+    assert plan.against == {"q[1]": pytest.approx(2.0)}
+    assert set(plan.changed) == {"k.weight", "k.bias"}
+    receipt = grower.grow(plan)
+    after = grower.model.k.weight.detach().view(2, 12, 5)[:, :3].reshape(6, 5)
+    assert torch.allclose(after, 2 * before, rtol=1e-14)
+    assert receipt.largest_change <= 1e-12
+
+
+def test_a_scale_that_is_an_attribute_leaves_the_keys_alone():
+    plan = grower_of("attention_fused").plan(gn.Widen("qkv[1]", by=2))
+    assert plan.against == {"qkv[1]": 1.0} and plan.changed == ()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_changed_scale_is_only_rounding_in_low_precision(dtype):
+    toy = TOYS["attention"]
+    model, inputs = toy.model(dtype), toy.example(dtype)
+    before = answers(model, inputs, False)
+    gn.Grower(model, inputs).grow(gn.Widen("q[1]", by=2))
+    limit = 1e-5 if dtype == torch.float32 else 4 * torch.finfo(dtype).eps
+    assert change(before, answers(model, inputs, False)) <= limit
+
+
+@pytest.mark.parametrize("name", ["q[1]", "v"])
+def test_one_width_for_queries_keys_and_values_takes_all_along(name):
+    grower = grower_of("attention_shared_width")
+    plan = grower.plan(gn.Widen(name, by=2))
+    assert {w.group: w.new for w in plan.widths} == {"q[1]": 12, "v": 12}
+    assert any("grow along with" in note for note in plan.notes)
+    grower.grow(plan)
+    assert grower.model.head_dim == 6 and grower.model.all_heads == 12
+
+
+def test_uneven_requests_for_what_is_tied_take_the_larger():
+    grower = grower_of("attention_shared_width")
+    plan = grower.plan(gn.Widen(["q[1]", "v"], add=3))
+    assert len({w.new for w in plan.widths}) == 1
+
+
+def test_a_stream_takes_the_heads_of_multihead_attention_along():
+    toy = TOYS["encoder"]
+    model, inputs = toy.model(), toy.example()
+    before = answers(model, inputs, False)
+    grower = gn.Grower(model, inputs)
+    receipt = grower.grow(gn.Widen("0", by=2, rule=gn.Net2Net()))
+    assert {w.new / w.old for w in receipt.plan.widths} == {2.0}
+    assert model[1].self_attn.num_heads == 4 and model[1].self_attn.embed_dim == 12
+    for fast in (True, False):
+        torch.backends.mha.set_fastpath_enabled(fast)
+        assert change(before, answers(model, inputs, False)) <= 1e-12
+    torch.backends.mha.set_fastpath_enabled(True)
+
+
+def test_rotary_frequencies_are_kept_and_new_pairs_share_theirs():
+    grower = grower_of("attention_rotary")
+    speed = grower.model.speed.clone()
+    grower.grow(gn.Widen("q[1]", add=4))
+    assert torch.equal(grower.model.speed[:2], speed)
+    assert grower.model.speed[2] == grower.model.speed[3]
+
+
+class Between(nn.Module):
+    """Something stands between the keys' weights and the product."""
+
+    def __init__(self, what):
+        super().__init__()
+        self.q, self.k, self.out = nn.Linear(5, 6), nn.Linear(5, 6), nn.Linear(4, 3)
+        self.what, self.norm = what, nn.LayerNorm(6)
+
+    def forward(self, x):
+        q, k = self.q(x), self.k(x)
+        if self.what == "relu":
+            q, k = torch.relu(q), torch.relu(k)
+        if self.what == "norm":
+            q, k = self.norm(q), self.norm(k)
+        if self.what == "shift":
+            q, k = q + 1, k + 1
+        if self.what == "same":
+            q = k
+        scores = q @ k.mT / 2
+        scores = scores + k.sum(-1, keepdim=True) if self.what == "used" else scores
+        if self.what == "in place":
+            k.add_(1)
+            scores = q @ k.mT
+        return self.out(F.softmax(scores, -1))
+
+
+@pytest.mark.parametrize("what", ["relu", "norm", "shift", "same", "used", "in place"])
+def test_what_does_not_pass_signs_is_refused(what):
+    grower = gn.Grower(*(lambda t: (t.model(), t.example()))(Toy(lambda: Between(what), tokens)))
+    groups = [g for g in grower.groups if g.name in ("q", "k") or g.linked]
+    assert groups and all(g.verdict in ("refused", "normed") for g in groups), groups
+    before = copy.deepcopy(grower.model.state_dict())
+    for g in groups:
+        with pytest.raises(gn.GrowthError):
+            grower.grow(gn.Widen(g.name, by=2))
+    assert all(torch.equal(x, before[n]) for n, x in grower.model.state_dict().items())
+
+
+def test_a_nonlinearity_on_the_queries_alone_leaves_the_keys_to_be_read():
+    class OneSided(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.q, self.k = nn.Linear(5, 6), nn.Linear(5, 6)
+
+        def forward(self, x):
+            return F.softmax(torch.relu(self.q(x)) @ self.k(x).mT, -1) @ x
+
+    toy = Toy(OneSided, tokens)
+    grower = gn.Grower(toy.model(), toy.example())
+    assert grower.grow(gn.Widen("q", by=2)).largest_change <= 1e-12
+
+
+@pytest.mark.parametrize("toy", ["attention_fused", "attention_shared_width", "attention"])
+@pytest.mark.parametrize("rule", [gn.R2R(), gn.Net2Net()])
+def test_optimizer_state_goes_along(toy, rule):
+    model, inputs = TOYS[toy].model(), TOYS[toy].example()
+    adam = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    for _ in range(3):
+        adam.zero_grad()
+        model(inputs).square().sum().backward()
+        adam.step()
+    adam.zero_grad()
+    grower = gn.Grower(model, inputs, adam)
+    linked = next(g for g in grower.groups if g.linked)
+    grower.grow(gn.Widen(linked.name, by=2, rule=rule))
+    for p in model.parameters():
+        assert adam.state[p]["exp_avg"].shape == p.shape
+    before = [p.detach().clone() for p in model.parameters()]
+    model(inputs).square().sum().backward()
+    adam.step()
+    moved = [
+        float((p.detach() - b).abs().max()) for p, b in zip(model.parameters(), before, strict=True)
+    ]
+    assert all(0 < m <= 1.2e-3 for m in moved), moved
+
+
+def test_plans_of_linked_axes_survive_json():
+    from gnomon.plan import Plan
+
+    toy = TOYS["attention"]
+    model = toy.model()
+    plan = gn.Grower(model, toy.example()).plan(gn.Widen("q[1]", by=2), seed=3)
+    twin = copy.deepcopy(model)
+    gn.Grower(model, toy.example()).grow(plan)
+    gn.Grower(twin, toy.example()).grow(Plan.from_json(plan.to_json()))
+    assert all(
+        torch.equal(a, b) for a, b in zip(model.parameters(), twin.parameters(), strict=True)
+    )
+
+
+def test_a_prefix_takes_heads_before_head_dimensions():
+    plan = grower_of("attention_fused").plan(gn.Widen("qkv", by=2))
+    assert [w.group for w in plan.widths] == ["qkv[0]"]
+
+
+def test_growing_width_then_heads_then_width_again_keeps_the_function():
+    toy = TOYS["attention_grouped"]
+    model, inputs = toy.model(), toy.example()
+    before, grower = answers(model, inputs, False), gn.Grower(model, inputs)
+    for kind in ("query-key dimension", "key-value heads", "query heads of each group") * 2:
+        name = next(g.name for g in grower.groups if g.kind == kind)
+        grower.grow(gn.Widen(name, by=2 if kind.startswith("query-key") else 1.5))
+    assert change(before, answers(model, inputs, False)) <= 1e-12
+
+
+def test_attention_of_the_toys_is_not_left_out():
+    assert attention.split_heads(torch.zeros(2, 3, 8), 4).shape == (2, 4, 3, 2)
