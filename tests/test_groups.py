@@ -90,10 +90,12 @@ def test_verdicts_have_reasons(toy, name, verdict, reason):
     assert group.rules == (("Net2Net",) if verdict == "normed" else ())
 
 
-def test_queries_and_keys_are_refused_and_values_grow():
+def test_queries_keys_and_values_grow_and_keys_are_read_against_queries():
     found = groups("attention")
-    assert "product" in found["q[1]"].reason
-    assert found["v"].verdict == "growable" and (found["v"].width, found["v"].step) == (6, 2)
+    assert [g.verdict for g in found.values() if g.name != "out"] == ["growable"] * 3
+    assert found["q[1]"].linked and not found["v"].linked
+    roles = {slot.name: slot.role for slot in found["q[1]"].slots}
+    assert roles["q.weight"] == "write" and roles["k.weight"] == "read"
 
 
 def test_equal_widths_by_coincidence_are_not_tied():
