@@ -65,7 +65,7 @@ class Planner:
             changed=tuple(e.name for e in edits if _changes_old(plan, e)),
             notes=self._notes(),
             parameters=(before, before + added),
-            flops=grown_flops(self.analysis, self._sizes()),
+            flops=(0, 0) if self.hollow else grown_flops(self.analysis, self._sizes()),
         )  # fmt: skip
 
     def width(self, group: Group) -> int:

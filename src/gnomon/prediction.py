@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gnomon.axes import Axis, Misfit, resolve, split
 from gnomon.groups import Analysis
@@ -46,33 +46,49 @@ class Difference:
         return self.recording, self.position
 
 
-class _Differs(Exception):
-    """Ends a recording at the first operation that is not as expected."""
+class _Ends(Exception):
+    """Ends a recording: an operation is not as expected, or nothing more needs to be seen."""
 
 
 class Prediction:
     """The tapes of the grown model, predicted from the old ones.
 
-    first_only: compare the first call in eval mode alone.
+    short: compare the first call in eval mode alone, up to the last operation that growth changes:
+    a cheap and early answer, not the last word.
     """
 
     def __init__(
-        self, analysis: Analysis, sizes: Mapping[Axis, int], *, first_only: bool = False
+        self, analysis: Analysis, sizes: Mapping[Axis, int], *, short: bool = False
     ) -> None:
-        self.analysis, self._first_only = analysis, first_only
+        self.analysis, self.short = analysis, short
         self._sizes = {resolve(leaf): size for leaf, size in sizes.items()}
         grown = {leaf for leaf, size in self._sizes.items() if leaf.size != size}
         self.grown = len(grown)
         self._links = {a: link for a, link in analysis.links.items() if a in grown}
         self._scaling = {id(op) for k in self._links.values() for chain in k.chains for op in chain}
         self._scales: dict[int, float] = {}
-        self.ops = [essential(r.ops) for r in analysis.recordings]
+        recordings = analysis.recordings[:1] if short else analysis.recordings
+        self.ops = [essential(r.ops) for r in recordings]
         self.tapes = [[self._expect(op) for op in ops] for ops in self.ops]
+        if short:
+            self.tapes = [tape[: self._end(i)] for i, tape in enumerate(self.tapes)]
 
-    @property
-    def compared(self) -> list[list[Expected]]:
-        """The tapes that `difference` looks at."""
-        return self.tapes[:1] if self._first_only else self.tapes
+    def _end(self, i: int) -> int:
+        """How many operations of a tape there are up to the last one that growth changes."""
+        for at in reversed(range(len(self.ops[i]))):
+            op, wanted = self.ops[i][at], self.tapes[i][at]
+            held = slice_start(op)
+            if (
+                wanted.scales
+                or wanted.shapes != op.shapes
+                or (held is not None and held[1] != wanted.start)
+                or any(self.size(a) != a.size for x in op.tensors() for a in self._axes(x))
+            ):
+                return at + 1
+        return 0
+
+    def _axes(self, x: Tensor) -> Iterator[Axis]:
+        return map(resolve, self.analysis.context.axes(x))
 
     def size(self, axis: Axis) -> int:
         """The grown size of an axis."""
@@ -116,7 +132,7 @@ class Prediction:
     def difference(self, model: nn.Module, calls: Sequence[Call]) -> Difference | None:
         """Record the model as it is now and compare."""
         for i, (call, training) in enumerate(itertools.product(calls, (False, True))):
-            if self._first_only and i:
+            if self.short and i:
                 break
             found = self._compare(i, model, call, training)
             if isinstance(found, Difference):
@@ -139,7 +155,7 @@ class Prediction:
         passes: list[Recording] = []
         for i, call in enumerate(calls):
             run = self._compare(2 * i + training, model, call, training, keep=keep, on_op=on_op)
-            if isinstance(run, Difference):
+            if not isinstance(run, Recording):
                 return None
             passes.append(run)
         return passes
@@ -153,7 +169,9 @@ class Prediction:
         *,
         keep: bool = False,
         on_op: Callable[[Op], None] | None = None,
-    ) -> Difference | Recording:
+    ) -> Difference | Recording | None:
+        if self.short and not self.tapes[i]:
+            return None
         found: list[Difference] = []
         position = itertools.count()
 
@@ -166,7 +184,9 @@ class Prediction:
                     self._scales[id(self.ops[i][at])] = scale_of(op)
                 if problem:
                     found.append(Difference(i, at, problem))
-                    raise _Differs
+                    raise _Ends
+                if self.short and at + 1 == len(self.tapes[i]):
+                    raise _Ends
             if on_op is not None:
                 on_op(op)
 
@@ -179,6 +199,8 @@ class Prediction:
         if found:
             return found[0]
         ran = next(position)
+        if self.short and ran == len(self.tapes[i]):
+            return None
         if run is None:
             return Difference(i, ran, f"{type(fault).__name__}: {str(fault)[:160]}")
         return run if ran == len(self.tapes[i]) else Difference(i, ran, "fewer operations ran")

@@ -28,14 +28,17 @@ _SETTING_UP = 50  # operations that setting up a recording is worth
 
 
 class Budget:
-    """How many operations of the grown model a search may still run, over all its recordings."""
+    """How many operations of the grown model a search may still run, over all its recordings.
 
-    def __init__(self, operations: int) -> None:
-        self.left = operations
+    pairs: how many pairs of attributes it may try together at one difference.
+    """
+
+    def __init__(self, operations: int, pairs: int = _PAIRS) -> None:
+        self.left, self.pairs = operations, pairs
 
     def spend(self, prediction: Prediction, found: Difference | None) -> None:
         """Pay for a recording: up to the difference it found, or to the end."""
-        run = [len(tape) for tape in prediction.compared]
+        run = [len(tape) for tape in prediction.tapes]
         if found is not None:
             run = [*run[: found.recording], found.position]
         self.left -= sum(run) + _SETTING_UP
@@ -67,14 +70,15 @@ def repair(
     budget.spend(prediction, here)
     while here is not None:
         better = None
-        for edits in _candidates(model, prediction, here):
+        likely = _as_in_others(model, prediction, made, here)
+        for edits in itertools.chain(likely, _candidates(model, prediction, here, budget.pairs)):
             if budget.left < 0:
                 break
             _try(model, edits)
             there = prediction.difference(model, calls)
             budget.spend(prediction, there)
             _take_back(model, edits)
-            if there is None or there.place > here.place:
+            if there is None or (edits not in likely and there.place > here.place):
                 better = edits, there
                 break
         if better is None:
@@ -117,8 +121,29 @@ def _like(held: Any, value: AttributeValue) -> Any:
     return type(held)(value) if isinstance(value, tuple) else value
 
 
+def _as_in_others(
+    model: nn.Module, prediction: Prediction, made: Sequence[AttributeEdit], here: Difference
+) -> list[list[AttributeEdit]]:
+    """What has helped in other modules of these classes, in all of them at once, for a trial.
+
+    It may touch what did not have to change, so growth itself goes module by module.
+    """
+    if not prediction.short or not made:
+        return []
+    ops = prediction.ops[here.recording]
+    path = {id(m) for m in ops[min(here.position, len(ops) - 1)].path[-4:]}
+    kinds = {(type(model.get_submodule(e.path)), e.name, e.old, e.new) for e in made}
+    alike = [
+        (m, AttributeEdit(other, name, old, new))
+        for other, m in model.named_modules()
+        for kind, name, old, new in kinds
+        if type(m) is kind and _plain(m.__dict__.get(name)) == old
+    ]
+    return [[edit for _, edit in alike]] if any(id(m) in path for m, _ in alike) else []
+
+
 def _candidates(
-    model: nn.Module, prediction: Prediction, here: Difference
+    model: nn.Module, prediction: Prediction, here: Difference, pairs: int
 ) -> Iterator[list[AttributeEdit]]:
     """Attributes that could explain the difference, nearest module first; alone, then with all
     modules of the same class that hold the same value."""
@@ -129,7 +154,7 @@ def _candidates(
     if prediction.grown < 2:
         return
     # one view may name two widths that grow: then neither number helps without the other
-    for a, b in itertools.islice(itertools.combinations(single, 2), _PAIRS):
+    for a, b in itertools.islice(itertools.combinations(single, 2), pairs):
         if len(a) == len(b) and a[0].name != b[0].name:
             yield [*a, *b]
 

@@ -23,15 +23,16 @@ from gnomon.groups import Analysis, Group
 from gnomon.ops.context import Op
 from gnomon.plan import Plan
 from gnomon.planner import Planner
-from gnomon.prediction import Prediction
+from gnomon.prediction import Prediction, essential
 from gnomon.repair import Budget, TiedInCode, repair
 from gnomon.rules import NetMorph
 from gnomon.surgery import Surgery, hollow, undone_on_error
 from gnomon.tape import Call, owned_tensors
 
-# What trials may run, in lengths of the first tape: they tell early what growing would find out,
-# and must not cost much more than the analysis.
-_LENGTHS = 12
+# What trials may run, in lengths of the first tape, and operations and pairs of attributes on top:
+# they tell early what growing would find out, and must not cost much more than the analysis.
+_ALONE = (5, 1200, 0)  # what fails together is tried alone: then no pair is needed
+_ALONG = (2, 600, 10)
 _PARTNERS = 6  # that are tried for one group
 _Place = tuple[type, str, int]
 _Part = tuple[_Place, tuple[int, int]]  # which dimension of that operation, and where in it
@@ -77,7 +78,7 @@ class _Search:
     def __init__(self, model: nn.Module, calls: Sequence[Call], analysis: Analysis) -> None:
         self.model, self.calls, self.analysis = model, calls, analysis
         self.places, self.modules = _regrouping_places(analysis)
-        self.budget = self._new_budget()
+        self.budget = self._budget(*_ALONE)
         self.refused: dict[str, str] = {}
         self.free: set[str] = set()
         self.along: dict[str, tuple[str, ...]] = {}
@@ -85,14 +86,14 @@ class _Search:
             g for g in analysis.groups if g.verdict == "growable" and g.leaf in self.places
         ]
 
-    def _new_budget(self) -> Budget:
-        return Budget(_LENGTHS * len(self.analysis.recordings[0].ops) + 3000)
+    def _budget(self, lengths: int, operations: int, pairs: int) -> Budget:
+        return Budget(lengths * len(self.analysis.recordings[0].ops) + operations, pairs)
 
     def alone(self) -> None:
         """Refuse what cannot grow by itself."""
         suspects = self.suspects
         while suspects and self.budget.left >= 0:
-            fault = self._fault(suspects)
+            fault = self._fault(self._one_of_each(suspects))
             if fault is None:
                 break
             blamed = _blamed(self.analysis, fault, suspects, self.places)
@@ -127,7 +128,7 @@ class _Search:
 
     def partners(self) -> None:
         """Look for others that what was refused can grow along with."""
-        self.budget = self._new_budget()
+        self.budget = self._budget(*_ALONG)
         able = [g for g in self.analysis.groups if g.verdict in ("growable", "normed")]
         refused = [g for g in self.suspects if g.name in self.refused]
         for alike in self._by_places(refused):
@@ -205,6 +206,13 @@ class _Search:
             alike[frozenset(self.places[g.leaf])].append(g)
         return list(alike.values())
 
+    def _one_of_each(self, groups: Sequence[Group]) -> list[Group]:
+        """Of those that meet the same operations of the same classes, with the same size, one."""
+        found: dict[tuple[_Alike, int], Group] = {}
+        for g in groups:
+            found.setdefault((frozenset(self.places[g.leaf]), resolve(g.leaf).size), g)
+        return list(found.values())
+
     def _fault(self, suspects: Sequence[Group], *, double: bool = False) -> TiedInCode | None:
         """Grow the suspects in shape only, look for the attributes, and take everything back.
 
@@ -259,7 +267,7 @@ def _grown_hollow(
         "trial", 0, "", (), ()
     )
     sizes = {g.leaf: embeddings[g.name].size for g in analysis.groups if g.name in embeddings}
-    prediction, surgery = Prediction(analysis, sizes, first_only=True), Surgery()
+    prediction, surgery = Prediction(analysis, sizes, short=True), Surgery()
     with _unsafe_preserve_version_counter(tuple(owned_tensors(model).values())):
         with undone_on_error(surgery):
             hollow(model, plan, surgery, fake=analysis.fake)
@@ -316,7 +324,7 @@ def _blamed(
 ) -> list[Group]:
     """The suspects in the failing operation's axes, and those that meet it in other modules."""
     here = fault.difference
-    ops = Prediction(analysis, {}).ops[here.recording]
+    ops = essential(analysis.recordings[here.recording].ops)
     op = ops[min(here.position, len(ops) - 1)]
     touched = {
         leaf
