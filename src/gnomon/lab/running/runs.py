@@ -33,7 +33,7 @@ from gnomon.checkpoint import save
 from gnomon.errors import BadCheckpoint, GrowthError
 from gnomon.lab.data.tasks import Task
 from gnomon.lab.errors import BadFolder, LabError
-from gnomon.lab.experiment import Arm, Budget, Data, Start, root
+from gnomon.lab.experiment import Arm, Budget, Data, Start, blocks_of, root
 from gnomon.lab.running.board import Board
 from gnomon.lab.running.record import Json, Record, plain, read_json, signature
 from gnomon.lab.training.compute import step_flops
@@ -189,7 +189,7 @@ class _Run:
         return Training(
             model, self.task, self.recipe,
             machine=self.bench.machine, timeline=timeline,
-            history=regrown(model, state) if state else (),
+            history=regrown(model, state, blocks_of(self.bench.arms, self.name)) if state else (),
         )  # fmt: skip
 
     def _write(self, round: Round, training: Training, board: Board) -> None:
