@@ -18,7 +18,7 @@ errors, axes, draw -> decompose, embedding -> rules -> ops -> tape, snapshot -> 
 -> flops, layers, padding -> planner, plain_layer -> verify, statistics, wrapped -> zero
 -> making, templates -> splitting -> replacing, branching, folding -> additions -> calibration
 -> morphs -> prediction -> algebra, repair, receipt -> adjustments, trial, passes -> grower
--> checkpoint, share, schedule -> simulation -> models -> callbacks, evolution
+-> checkpoint, share, schedule -> opening -> simulation -> models -> callbacks, evolution
 -> lab -> report -> cli
 """
 LEVEL = {name.strip(): i for i, level in enumerate(ORDER.split("->")) for name in level.split(",")}
@@ -38,6 +38,8 @@ EXTRAS = {
     "filelock": {"lab"},
     "ray": {"evolution"},
     "transformers": {"callbacks"},
+    "timm": {"opening"},
+    "torchvision": {"opening"},
 }
 CORE = {"torch", "numpy", "safetensors"}
 

@@ -127,8 +127,8 @@ def _asked(resume: Path | None, out: Path | None, **given: Any) -> tuple[Folder,
 def _search(console: Console, asked: Asked, folder: Folder) -> None:
     """Search to the end, show the results, write the page."""
     from gnomon.lab.search import accuracies, run, write_page
-    from gnomon.report import print_table
     from gnomon.report.search import SearchScreen
+    from gnomon.report.tables import print_table
 
     s = asked.settings
     console.print(
