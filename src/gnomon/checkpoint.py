@@ -254,7 +254,8 @@ def _fill(
             if name not in holders:
                 state[name].copy_(value)
                 continue
-            new = nn.Parameter(value, requires_grad=state[name].requires_grad)
+            first, own = holders[name][0]
+            new = nn.Parameter(value, requires_grad=first[own].requires_grad)
             for place, key in holders[name]:
                 place[key] = new
 

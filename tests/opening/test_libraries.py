@@ -168,3 +168,14 @@ def test_weights_of_a_configuration_may_lie_elsewhere(gpt2, tmp_path):
     save_file({"a": torch.ones(1)}, tmp_path / "w.safetensors")
     with pytest.raises(BadCheckpoint, match="does not fit GPT2LMHeadModel"):
         opened(source(f"hf:{gpt2}", weights=Path(tmp_path / "w.safetensors")))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_configuration_of_the_same_shapes_but_another_function_is_not_written(gpt2, tmp_path):
+    first = opened(source(f"hf:{gpt2}"))
+    first.model.config.activation_function = "relu"
+    said = write(first, first.grower(), tmp_path / "other", "")
+    assert "another function" in said
+    assert not (tmp_path / "other" / "config.json").exists()
+    assert not (tmp_path / "other" / "generation_config.json").exists()
+    assert torch.equal(given(opened(source(str(tmp_path / "other")))), given(first))

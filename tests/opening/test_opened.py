@@ -41,7 +41,7 @@ def test_weights_are_mapped_in_their_own_dtype(name, dtype, tmp_path):
     path, model = stored(name, tmp_path, dtype)
     inputs = ["2x3x6x6"] if name == "normed" else []
     found = opened(source(FACTORY + name, weights=path), inputs)
-    assert all(p.dtype == dtype for p in found.model.parameters())
+    assert all(p.dtype == dtype and p.requires_grad for p in found.model.parameters())
     for key, tensor in model.state_dict().items():
         assert torch.equal(found.model.state_dict()[key], tensor)
     if name == "tied":
