@@ -19,7 +19,7 @@ errors, axes, draw -> decompose, embedding -> rules -> ops -> tape, snapshot -> 
 -> making, templates -> splitting -> replacing, branching, folding -> additions -> calibration
 -> morphs -> prediction -> algebra, repair, receipt -> adjustments, trial, passes -> grower
 -> checkpoint, share, schedule -> opening -> simulation -> models -> callbacks, evolution
--> lab -> report -> cli
+-> lab -> report -> cli -> __main__
 """
 LEVEL = {name.strip(): i for i, level in enumerate(ORDER.split("->")) for name in level.split(",")}
 

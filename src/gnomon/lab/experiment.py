@@ -58,6 +58,8 @@ class Arm:
     snapshots: keep the network from right after each growth, `growth-1.safetensors`, and the final
                one, `final.safetensors`.
     tests:     look at the test split at the end (no for an arm that others only start from).
+    blocks:    functions that make the blocks of its growths which a file cannot express, by name,
+               as in `gn.load`: a run that goes on makes them anew.
     """
 
     recipe: Recipe
@@ -68,6 +70,7 @@ class Arm:
     budget: Budget | None = None
     snapshots: bool = False
     tests: bool = True
+    blocks: Mapping[str, Callable[..., nn.Module]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if (self.network is None) == (self.start is None):
@@ -147,8 +150,19 @@ def checked(arms: Mapping[str, Arm]) -> Mapping[str, Arm]:
 
 def root(arms: Mapping[str, Arm], name: str) -> Network:
     """The first network of the row of arms that ends in this one."""
-    arm = arms[name]
-    while arm.start is not None:
-        arm = arms[arm.start.arm]
-    assert arm.network is not None  # an arm without a start has a network
-    return arm.network
+    network = _row(arms, name)[0].network
+    assert network is not None  # an arm without a start has a network
+    return network
+
+
+def blocks_of(arms: Mapping[str, Arm], name: str) -> dict[str, Callable[..., nn.Module]]:
+    """What makes the blocks that a file cannot express, in all arms of the row."""
+    return {key: make for arm in _row(arms, name) for key, make in arm.blocks.items()}
+
+
+def _row(arms: Mapping[str, Arm], name: str) -> list[Arm]:
+    """The arm, behind those it starts from."""
+    row = [arms[name]]
+    while (start := row[0].start) is not None:
+        row.insert(0, arms[start.arm])
+    return row

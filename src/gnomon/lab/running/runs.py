@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from torch import nn
 
@@ -33,8 +32,9 @@ from gnomon.checkpoint import save
 from gnomon.errors import BadCheckpoint, GrowthError
 from gnomon.lab.data.tasks import Task
 from gnomon.lab.errors import BadFolder, LabError
-from gnomon.lab.experiment import Arm, Budget, Data, Start, root
+from gnomon.lab.experiment import Arm, Budget, Data, Start, blocks_of, root
 from gnomon.lab.running.board import Board
+from gnomon.lab.running.lock import alone
 from gnomon.lab.running.record import Json, Record, plain, read_json, signature
 from gnomon.lab.training.compute import step_flops
 from gnomon.lab.training.machine import Machine
@@ -103,7 +103,7 @@ class Bench:
         Raises LabError where the arm it starts from is not finished, where the folder holds a run
         of other settings, is in use, or cannot be written to.
         """
-        with _locked(self.place(arm, seed)), seeded(seed):
+        with alone(self.place(arm, seed), "run"), seeded(seed):
             run = _Run(self, arm, seed, task, tell)
             if (run.place / RESULT).exists():
                 return finished(run.place)
@@ -189,7 +189,7 @@ class _Run:
         return Training(
             model, self.task, self.recipe,
             machine=self.bench.machine, timeline=timeline,
-            history=regrown(model, state) if state else (),
+            history=regrown(model, state, blocks_of(self.bench.arms, self.name)) if state else (),
         )  # fmt: skip
 
     def _write(self, round: Round, training: Training, board: Board) -> None:
@@ -281,24 +281,6 @@ def _understood(path: Path) -> Iterator[None]:
             f"The checkpoint '{path}' does not fit the network and the recipe of this run "
             f"({type(error).__name__}: {error}). Remove the folder, and the run begins anew."
         ) from error
-
-
-@contextmanager
-def _locked(place: Path) -> Iterator[None]:
-    lock = FileLock(place / "lock")
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise BadFolder(
-            f"The folder '{place}' is in use by another run. Wait for it, or choose another."
-        ) from None
-    except OSError as error:
-        raise BadFolder(f"The folder '{place}' cannot be written to: {error}.") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _described(network: Callable[[Task], nn.Module] | None) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -293,10 +293,17 @@ class Training:
         return self.fabric.device if self.fabric.device.type == "cuda" else None
 
 
-def regrown(model: nn.Module, state: Mapping[str, Any]) -> tuple[Plan, ...]:
-    """Give the first model the modules and shapes of a checkpoint's; return its history."""
+def regrown(
+    model: nn.Module,
+    state: Mapping[str, Any],
+    blocks: Mapping[str, Callable[..., nn.Module]] | None = None,
+) -> tuple[Plan, ...]:
+    """Give the first model the modules and shapes of a checkpoint's; return its history.
+
+    blocks: as in `gn.load`.
+    """
     history = Progress.from_state_dict(state["growth"]).history
-    replay(model, history)
+    replay(model, history, dict(blocks or {}))
     return history
 
 
