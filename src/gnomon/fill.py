@@ -118,8 +118,8 @@ class _Work:
     def _embedding(self, d: DimEdit) -> Embedding:
         e = self.plan.embedding(d.form)
         silent = e.source < 0
-        settled = self.edit.fill in ("mean", "zero")  # of a writer: what its new channels carry
-        if not (d.role == "follow" or (d.role == "write" and settled)) or not bool(silent.any()):
+        averages = d.role == "write" and self.edit.fill == "mean"
+        if not (d.role == "follow" or averages) or not bool(silent.any()):
             return e  # a follower of a channel of zeros may hold anything: let it live
         source = torch.where(silent, e.signals - 1 + torch.cumsum(silent, 0), e.source)
         return Embedding(source, e.factor, e.old, e.fresh + int(silent.sum()))

@@ -134,6 +134,8 @@ class _Reader:
         plain = None if bias is None else self._gain_of(op, bias)[0]
         if bias is not None and (plain is None or (plain.slope, plain.offset) != (1.0, 0.0)):
             gain = None
+        if gain is not None and plain is not None and plain.name == gain.name:
+            gain = None
         eps = None if given is None else self._eps(op, float(given))
         return Norm(
             "layer" if is_layer else "rms",
@@ -276,7 +278,8 @@ class _Reader:
         if add is not None and add.name == "add" and len(add.tensors()) == 2:
             for x in add.args[:2]:
                 bias, made_by = self._gain_of(add, x)
-                if bias is not None and (bias.slope, bias.offset) == (1.0, 0.0):
+                plain = bias is not None and (bias.slope, bias.offset) == (1.0, 0.0)
+                if bias is not None and plain and bias.name != gain.name:
                     return gain, bias.name, self._made(add, 0), [*ops, add, *made_by]
         return gain, None, out, ops
 
@@ -305,7 +308,8 @@ class _Reader:
         dtype = op.outputs[0].dtype
         least = torch.finfo(dtype).eps if dtype.is_floating_point else 0.0
         for module in reversed(op.path[-3:]):
-            for name, held in module.__dict__.items():
+            likely = sorted(module.__dict__.items(), key=lambda item: "eps" not in item[0])
+            for name, held in likely:  # of several with this value
                 if isinstance(held, float) and value in (held, single(held)):
                     path = self.paths.get(id(module))
                     if path is not None:
