@@ -266,6 +266,37 @@ def test_copies_of_a_tied_table_need_a_norm_before_the_head():
         grow(language("RMSNorm", tied=True, last=False), gn.Net2Net(), by=2)
 
 
+@pytest.mark.parametrize("norm", ["LayerNorm", "Gemma"])
+def test_a_tied_head_may_have_a_bias(norm):
+    old = language(norm, tied=True, post=norm == "LayerNorm")
+    old.head.bias = nn.Parameter(torch.randn(9, dtype=torch.float64))
+    new = copy.deepcopy(old)
+    grow(new, gn.Net2Net(), by=3)
+    assert moved(old, new) <= 1e-12
+
+
+def test_a_norm_that_others_see_cannot_take_the_shares():
+    class Seen(streams.Language):
+        def forward(self, tokens):
+            y = self.norm(self.blocks(self.words(tokens) + self.positions))
+            return self.head(y), self.blocks[0].up(y)
+
+    model = made(lambda: Seen(nn.LayerNorm, tied=True))
+    with pytest.raises(gn.CannotPreserve, match="addmm also uses what 'norm' gives"):
+        grow(model, gn.Net2Net(), by=2)
+    old = copy.deepcopy(model)
+    grow(model, by=1.5)
+    assert moved(old, model) <= 1e-12
+
+
+def test_a_plan_on_meta_fits_the_real_model():
+    with torch.device("meta"):
+        empty = streams.Language(nn.LayerNorm)
+    plan = gn.Grower(empty, X.to("meta")).plan(gn.Widen("words", by=1.5, rule=SILENT))
+    real = made(lambda: streams.Language(nn.LayerNorm), torch.float32)
+    assert gn.Grower(real, X).grow(plan).largest_change <= 1e-5
+
+
 def test_a_plan_goes_to_a_copy_and_a_file_comes_back(tmp_path):
     model = language("Gemma", tied=True)
     twin = copy.deepcopy(model)

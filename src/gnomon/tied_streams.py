@@ -50,7 +50,9 @@ def shares(analysis: Analysis, group: Group, k: int) -> dict[str, tuple[float, f
                 others = sorted(
                     {op.name for op, names in readers if set(names) - tied or not names}
                 )
-                raise _refusal(group, tied, f"{others} also see(s) what '{norm.where}' gives")
+                raise _refusal(
+                    group, tied, f"{', '.join(others)} also uses what '{norm.where}' gives"
+                )
             dividing |= {id(op) for op, _ in readers}
             found |= _divided(norm, k)
         _check_all(analysis.context, recording.ops, flow, tied, dividing, group)
@@ -82,7 +84,8 @@ def _readers(t: Context, flow: Dataflow, value: Value) -> Iterator[tuple[Op, lis
         if op.name in _MOVES:
             yield from _readers(t, flow, flow.made(op))
         else:
-            names = [t.origin(x) for x in op.tensors()] if op.name in _PRODUCTS else []
+            factors = op.args[1:3] if op.name in ("addmm", "baddbmm") else op.args[:2]
+            names = [t.origin(x) for x in factors] if op.name in _PRODUCTS else []
             yield op, [name for name in names if name is not None]
 
 
