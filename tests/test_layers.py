@@ -13,7 +13,8 @@ ROOT = Path(gnomon.__file__).parent
 
 ORDER = """
 errors, axes, draw -> decompose, embedding -> rules -> ops -> tape, snapshot -> spec
--> edit, findings -> groups -> notation -> plan -> fill, optimizers, fingerprint, neighbour, ending
+-> edit, findings, dataflow -> norms -> groups, travel -> silence -> tied_streams -> notation
+-> plan -> fill, optimizers, fingerprint, neighbour, ending
 -> shared, first_gradients -> surgery, insertion -> activations, blocks -> param_groups
 -> flops, layers, padding -> planner, plain_layer -> verify, statistics, wrapped -> zero
 -> making, templates -> splitting -> replacing, branching, folding -> additions -> calibration
