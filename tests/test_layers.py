@@ -13,12 +13,13 @@ ROOT = Path(gnomon.__file__).parent
 
 ORDER = """
 errors, axes, draw -> decompose, embedding -> rules -> ops -> tape, snapshot -> spec
--> edit, findings -> groups -> notation -> plan -> fill, optimizers, fingerprint, neighbour, ending
+-> edit, findings, dataflow -> norms -> groups, travel -> silence -> tied_streams -> notation
+-> plan -> fill, optimizers, fingerprint, neighbour, ending
 -> shared, first_gradients -> surgery, insertion -> activations, blocks -> param_groups
 -> flops, layers, padding -> planner, plain_layer -> verify, statistics, wrapped -> zero
 -> making, templates -> splitting -> replacing, branching, folding -> additions -> calibration
 -> morphs -> prediction -> algebra, repair, receipt -> adjustments, trial, passes -> grower
--> checkpoint, share, schedule -> simulation -> models -> callbacks, evolution
+-> checkpoint, share, schedule -> opening -> simulation -> models -> callbacks, evolution
 -> lab -> report -> cli -> __main__
 """
 LEVEL = {name.strip(): i for i, level in enumerate(ORDER.split("->")) for name in level.split(",")}
@@ -38,6 +39,8 @@ EXTRAS = {
     "filelock": {"lab"},
     "ray": {"evolution"},
     "transformers": {"callbacks"},
+    "timm": {"opening"},
+    "torchvision": {"opening"},
 }
 CORE = {"torch", "numpy", "safetensors"}
 

@@ -8,6 +8,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 import toy_images as images
+import toy_streams as streams
 import toy_vectors as vectors
 from gnomon.models import DigitsNet, SmallConv
 
@@ -111,6 +112,9 @@ TOYS: dict[str, Toy] = {
     "attention": Toy(vectors.Attention, noise(2, 4, 5)),
     "chunks": Toy(vectors.Chunks, vector),
     "splits": Toy(vectors.Splits, vector),
+    "pre_norm": Toy(lambda: streams.Language(nn.LayerNorm), streams.words),
+    "gemma": Toy(lambda: streams.Language(streams.OnePlusGain), streams.words),
+    "tied_stream": Toy(lambda: streams.Language(streams.RootMeanSquare, tied=True), streams.words),
     "two_inputs": Toy(vectors.TwoInputs, lambda draw: (vector(draw), noise(5, 2)(draw))),
     "two_paths": Toy(
         vectors.TwoPaths,

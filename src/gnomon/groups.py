@@ -22,7 +22,8 @@ from gnomon.findings import (
     verdict_of,
     width_of,
 )
-from gnomon.ops.context import Context, Fill, Op, OpRule, Role, Table
+from gnomon.norms import Norm, find_norms
+from gnomon.ops.context import Context, Event, Fill, Op, OpRule, Role, Table
 from gnomon.ops.pointwise import acts_per_entry, is_pointwise
 from gnomon.rules.base import Law
 from gnomon.tape import Call, Recording, owned_tensors, record, wants_fake
@@ -72,6 +73,7 @@ class Analysis:
     unreached: tuple[str, ...]
     fake: bool
     seconds: float
+    norms: tuple[tuple[Norm, ...], ...] = ()
 
     @property
     def random(self) -> tuple[str, ...]:
@@ -100,8 +102,11 @@ def analyse(
         for name, p in owned_tensors(model).items()
         if name not in context.used and p.is_floating_point()
     )
-    groups = _collect(model, context, unreached)
-    return Analysis(recordings, context, groups, unreached, fake, time.perf_counter() - start)
+    averaged = any(event.kind == "uniform" for event in context.events)
+    norms = find_norms(model, context, recordings) if averaged else ((),) * len(recordings)
+    groups = _collect(model, context, unreached, norms)
+    seconds = time.perf_counter() - start
+    return Analysis(recordings, context, groups, unreached, fake, seconds, norms)
 
 
 def _record_all(model: nn.Module, calls: list[Call]) -> tuple[list[Recording], bool]:
@@ -157,8 +162,14 @@ def rule_for(op: Op, extra: Table) -> OpRule | None:
     return acts_per_entry if is_pointwise(op.func) else None
 
 
-def _collect(model: nn.Module, t: Context, unreached: tuple[str, ...]) -> tuple[Group, ...]:
+def _collect(
+    model: nn.Module,
+    t: Context,
+    unreached: tuple[str, ...],
+    norms: tuple[tuple[Norm, ...], ...],
+) -> tuple[Group, ...]:
     found = findings(t)
+    part_of = {id(op): norm for own in norms for norm in own for op in norm.ops}
     owned = owned_tensors(model)
     listed = [f for f in found.values() if has_channels(f)]
     written = [f for f in listed if any({"write", "follow"} & r for r in f.roles.values())]
@@ -173,7 +184,7 @@ def _collect(model: nn.Module, t: Context, unreached: tuple[str, ...]) -> tuple[
         width, step = width_of(t, f)
         verdict, reason = verdict_of(f, owned, unreached)
         laws = frozenset(
-            Law(e.kind, e.reason, e.where) for e in f.events if e.kind in ("uniform", "zero")
+            law for e in f.events if (law := _law(e, part_of.get(id(e.op)))) is not None
         )
         slots = tuple(
             Slot(n, d, str(form(t.dims[n][d], {f.leaf: names[f.leaf]})), role_of(roles))
@@ -182,17 +193,31 @@ def _collect(model: nn.Module, t: Context, unreached: tuple[str, ...]) -> tuple[
         joint = frozenset(names[leaf] for leaf in f.joint if leaf in names)
         groups.append(
             Group(
-                names[f.leaf], width, step, slots, verdict, reason, _allowed(verdict), f.leaf, laws,
-                joint,
+                names[f.leaf], width, step, slots, verdict, reason, _allowed(verdict, laws), f.leaf,
+                laws, joint,
             )
         )  # fmt: skip
     return tuple(groups)
 
 
-def _allowed(verdict: Verdict) -> tuple[str, ...]:
+def _law(event: Event, norm: Norm | None) -> Law | None:
+    """What an event demands; a norm that is known is one demand, whatever it is written with."""
+    if event.kind == "uniform":
+        return Law("uniform", event.reason, event.where, norm.kind if norm else "")
+    if event.kind == "zero" and norm is None:
+        return Law("zero", event.reason, event.where)
+    return None
+
+
+def _allowed(verdict: Verdict, laws: frozenset[Law]) -> tuple[str, ...]:
     if verdict == "growable":
         return ("R2R", "Net2Net", "NetMorph", "Hybrid", "RandPad")
-    return ("Net2Net",) if verdict == "normed" else ()
+    kinds = {law.norm for law in laws if law.kind == "uniform"}
+    if verdict == "normed":
+        return ("Net2Net", "NetMorph") if len(kinds - {""}) == len(kinds) == 1 else ("Net2Net",)
+    if verdict == "tied" and "" not in kinds and len(kinds) < 2:
+        return ("Net2Net", "NetMorph") if kinds else ("NetMorph",)
+    return ()
 
 
 def fill_of(t: Context, name: str, roles: Iterable[Role], tensor: Tensor) -> Fill:
@@ -213,7 +238,7 @@ def table(model: nn.Module, analysis: Analysis) -> str:
     lines.append(f"  {'group':{name_width}}  {'width':>6} {'step':>4} {'slots':>5}  may grow")
     for g in analysis.groups:
         may = "any rule" if g.verdict == "growable" else f"{g.verdict}: {g.reason}"
-        may += f"; only {', '.join(g.rules)}" if g.verdict == "normed" else ""
+        may += f"; only {', '.join(g.rules)}" if g.rules and g.verdict != "growable" else ""
         lines.append(f"  {g.name:{name_width}}  {g.width:>6} {g.step:>4} {len(g.slots):>5}  {may}")
     for operation, where in analysis.context.unknown.items():
         lines.append(f"  no rule for {operation} in '{where}': what it touches stays as it is")

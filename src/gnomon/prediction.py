@@ -52,12 +52,18 @@ class Prediction:
     """The tapes of the grown model, predicted from the old ones.
 
     first_only: compare the first call in eval mode alone.
+    moved: per operation (its id), constants that change: old -> new.
     """
 
     def __init__(
-        self, analysis: Analysis, sizes: Mapping[Axis, int], *, first_only: bool = False
+        self,
+        analysis: Analysis,
+        sizes: Mapping[Axis, int],
+        *,
+        first_only: bool = False,
+        moved: Mapping[int, Mapping[float, float]] | None = None,
     ) -> None:
-        self.analysis, self._first_only = analysis, first_only
+        self.analysis, self._first_only, self._moved = analysis, first_only, moved or {}
         self._sizes = {resolve(leaf): size for leaf, size in sizes.items()}
         self.ops = [essential(r.ops) for r in analysis.recordings]
         self.tapes = [[self._expect(op) for op in ops] for ops in self.ops]
@@ -80,7 +86,9 @@ class Prediction:
         t = self.analysis.context
         shapes = tuple(tuple(self.size(a) for a in axes) for axes in t.made(op))
         name = _SYNONYMS.get(op.name, op.name)
-        return Expected(name, shapes, constants(op), self._start(op))
+        moved = self._moved.get(id(op), {})
+        numbers = tuple(moved.get(x, x) if isinstance(x, float) else x for x in constants(op))
+        return Expected(name, shapes, numbers, self._start(op))
 
     def _start(self, op: Op) -> int | None:
         """Where a slice starts once everything before it has grown."""

@@ -92,7 +92,8 @@ def _train(console: Console, order: Order, wanted: tuple[str, ...], jobs: int | 
     from gnomon.lab.running.jobs import train
     from gnomon.lab.running.record import one_line, signature
     from gnomon.lab.shelf import chosen
-    from gnomon.report import RunScreen, print_table
+    from gnomon.report.runs import RunScreen
+    from gnomon.report.tables import print_table
 
     arms = chosen(order.runs.arms, wanted or tuple(order.runs.arms))
     jobs = order.spread() if jobs is None else jobs

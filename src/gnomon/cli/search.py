@@ -173,8 +173,8 @@ def _begun(path: Path) -> list[Folder]:
 def _search(console: Console, searches: list[tuple[Asked, Folder]], pool: Pool) -> None:
     """Search to the end, show the results, write the pages."""
     from gnomon.lab.search import accuracies, run_all, write_page
-    from gnomon.report import print_table
     from gnomon.report.search import SearchScreen
+    from gnomon.report.tables import print_table
 
     asked, folder = searches[0]
     s, several = asked.settings, len(searches) > 1

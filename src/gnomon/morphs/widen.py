@@ -22,6 +22,8 @@ from gnomon.morphs.subject import Subject
 from gnomon.plan import Plan
 from gnomon.planner import Planner
 from gnomon.rules import R2R, Rule
+from gnomon.silence import Silence, silence, silent
+from gnomon.tied_streams import equal_copies, shares
 
 MOST_CHANNELS = 1 << 24  # beyond this a request is a slip of the keyboard
 
@@ -114,16 +116,21 @@ class Widen:
         chosen, skipped = select(self.patterns, analysis.groups, analysis)
         embeddings: dict[str, Embedding] = {}
         widths: list[WidthChange] = []
+        silences: dict[str, Silence] = {}
+        gains: dict[str, tuple[float, float]] = {}
         for group, exact in chosen:
-            if group.verdict in ("refused", "tied"):
+            if group.verdict == "refused":
                 if exact:
                     raise Unsupported(f"'{group.name}' cannot grow: {group.reason}")
                 skipped.append((group.name, group.reason))
                 continue
             try:
-                embeddings[group.name], change = self._embed(
-                    group, {g.name for g, _ in chosen}, seed
-                )
+                e, change = self._embed(group, {g.name for g, _ in chosen}, seed)
+                if group.verdict == "tied" and not silent(e):
+                    gains |= shares(analysis, group, equal_copies(e))
+                if group.verdict in ("normed", "tied") and silent(e):
+                    silences[group.name] = silence(subject.model, analysis, group)
+                embeddings[group.name] = e
                 widths.append(change)
             except GrowthError as refusal:
                 if exact:
@@ -132,17 +139,14 @@ class Widen:
         if not embeddings:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped[:8])
             raise Unsupported(f"nothing under {list(self.patterns)} can grow by {self}. {reasons}")
-        planner = Planner(subject.model, analysis, embeddings, self.rule)
+        planner = Planner(
+            subject.model, analysis, embeddings, self.rule, silences=silences, gains=gains
+        )
         by_name = {g.name: g for g, _ in chosen}
         widths = [replace(w, new=planner.width(by_name[w.group])) for w in widths]
         return planner.plan(str(self), seed, subject.fingerprint, tuple(widths), tuple(skipped))
 
     def _embed(self, group: Group, selected: set[str], seed: int) -> tuple[Embedding, WidthChange]:
-        missing = sorted(group.joint - selected)
-        if missing and any(law.kind == "uniform" for law in group.laws):
-            raise CannotPreserve(
-                f"'{group.name}' is averaged together with {missing}: name them too, with Net2Net()"
-            )
         asked = self.asked(group.width)
         if asked > MOST_CHANNELS:
             raise Unsupported(
@@ -157,6 +161,18 @@ class Widen:
             e = self.rule.embed(n, k, group.laws, draw)
         except CannotPreserve as refusal:
             raise CannotPreserve(f"'{group.name}' cannot grow by {self}: {refusal}") from None
+        missing = sorted(group.joint - selected)
+        if missing and any(law.kind == "uniform" for law in group.laws) and not silent(e):
+            raise CannotPreserve(
+                f"'{group.name}' is averaged together with {missing}: name them too, with Net2Net()"
+            )
+        averaged = any(law.norm for law in group.laws)
+        if group.verdict == "tied" and not (silent(e) or (averaged and equal_copies(e))):
+            raise Unsupported(
+                f"'{group.name}' cannot grow by {self}: {group.reason}, so no rule can set them "
+                f"apart: untie it (b.weight = nn.Parameter(a.weight.clone())), or use "
+                f"NetMorph(zero='writers')"
+            )
         return e, WidthChange(group.name, group.width, asked, (n + k) * group.step)
 
 
