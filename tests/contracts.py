@@ -32,11 +32,12 @@ class Method:
 
 # Zero writers need an activation with f(0) = 0 and a slope there.
 _LIVE_AT_ZERO = ("mlp conv_flatten_linear normed_mlp called_twice layer_scale bag_of_words").split()
+_STREAMS = ("pre_norm", "gemma", "tied_stream")
 _FEW = (
     "mlp resnet densenet conv_flatten_linear resnext instancenorm unet weight_normed called_twice "
     "einsum attention splits"
 ).split()
-_NORMED = ("groupnorm", "normed_mlp", "layer_scale", "bag_of_words", "resnet")
+_NORMED = ("groupnorm", "normed_mlp", "layer_scale", "bag_of_words", "resnet", *_STREAMS)
 
 ALL_RULES: dict[str, Method] = {
     "R2R": Method(gn.R2R(), 2),
@@ -47,7 +48,7 @@ ALL_RULES: dict[str, Method] = {
     "Net2Net-normed": Method(gn.Net2Net(), 2, _NORMED, "*"),
     "NetMorph": Method(gn.NetMorph(), 1.5),
     "NetMorph-permuted": Method(gn.NetMorph(permute=True), 1.5, tuple(_FEW)),
-    "NetMorph-writers": Method(gn.NetMorph(zero="writers"), 1.5, tuple(_LIVE_AT_ZERO), "*"),
+    "NetMorph-writers": Method(gn.NetMorph(zero="writers"), 1.5, (*_LIVE_AT_ZERO, *_STREAMS), "*"),
     "Hybrid": Method(gn.Hybrid(), 2, tuple(_FEW)),
 }
 

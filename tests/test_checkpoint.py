@@ -9,6 +9,7 @@ from torch import nn
 
 import gnomon as gn
 from contracts import answers, change, growable, tensors
+from gnomon import checkpoint
 from toys import TOYS
 
 TOY_SUBSET = [
@@ -298,3 +299,46 @@ def test_a_file_written_after_loading_builds_on_the_first(saved, tmp_path):
         gn.load(tmp_path / "second.safetensors", build, inputs)
     again = gn.load(tmp_path / "second.safetensors", lambda: gn.load(saved, build), inputs)
     assert torch.equal(again(inputs), model(inputs))
+
+
+class Views(nn.Module):
+    """Two buffers in one memory, one within the other."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 6), nn.Linear(6, 2)
+        whole = torch.arange(4.0)
+        self.register_buffer("whole", whole)
+        self.register_buffer("part", whole[1:3])
+
+    def forward(self, x):
+        return self.b(torch.relu(self.a(x))) + self.part + self.whole.sum()
+
+
+def test_tensors_within_one_memory_are_written_apart(tmp_path):
+    model, x = Views(), torch.randn(4, 3)
+    grower = gn.Grower(model, x)
+    grower.grow(gn.Widen("a", add=2))
+    gn.save(grower, tmp_path / "views.safetensors")
+    again = gn.load(tmp_path / "views.safetensors", Views)
+    assert torch.equal(again(x), model(x)) and torch.equal(again.part, model.part)
+
+
+def test_a_model_built_on_meta_takes_the_tensors_of_the_file(tmp_path):
+    x = torch.randn(4, 3)
+    model = Views()
+    grower = gn.Grower(model, x)
+    grower.grow(gn.Widen("a", add=2))
+    gn.save(grower, tmp_path / "a.safetensors", about={"mine": "kept"})
+
+    def hollow():
+        made = Views()
+        made.a.to("meta")
+        return made
+
+    again = gn.load(tmp_path / "a.safetensors", hollow)
+    assert torch.equal(again(x), model(x)) and again.a.weight.requires_grad
+    assert checkpoint.metadata(tmp_path / "a.safetensors")["mine"] == "kept"
+    assert [p.morph for p in checkpoint.growths(tmp_path / "a.safetensors")] == [
+        p.morph for p in grower.history
+    ]

@@ -13,15 +13,15 @@ ROOT = Path(gnomon.__file__).parent
 
 ORDER = """
 errors, axes, draw -> decompose, embedding -> rules -> ops -> tape, snapshot -> spec
--> links -> edit, findings, kinds -> groups -> notation -> plan -> pieces -> fill
--> optimizers, fingerprint, neighbour, ending -> shared, first_gradients -> surgery, insertion
--> activations, blocks -> param_groups
+-> links -> edit, findings, kinds, dataflow -> norms -> groups, travel -> silence -> tied_streams
+-> notation -> plan -> pieces -> fill -> optimizers, fingerprint, neighbour, ending
+-> shared, first_gradients -> surgery, insertion -> activations, blocks -> param_groups
 -> flops, layers, padding -> planner, plain_layer -> verify, statistics, wrapped -> zero
 -> making, templates -> splitting -> replacing, branching, folding -> additions -> calibration
 -> prediction -> repair, coupling -> trial -> morphs -> algebra, receipt -> adjustments, passes
 -> grower
--> checkpoint, share, schedule -> simulation -> models -> callbacks, evolution
--> lab -> report -> cli
+-> checkpoint, share, schedule -> opening -> simulation -> models -> callbacks, evolution
+-> lab -> report -> cli -> __main__
 """
 LEVEL = {name.strip(): i for i, level in enumerate(ORDER.split("->")) for name in level.split(",")}
 
@@ -40,6 +40,8 @@ EXTRAS = {
     "filelock": {"lab"},
     "ray": {"evolution"},
     "transformers": {"callbacks"},
+    "timm": {"opening"},
+    "torchvision": {"opening"},
 }
 CORE = {"torch", "numpy", "safetensors"}
 

@@ -6,7 +6,7 @@ pytest.importorskip("rich")
 pytest.importorskip("lightning")
 pytest.importorskip("matplotlib")
 
-from gnomon.report import flops
+from gnomon.lab.results.tables import flops
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import toy_attention as attention
 import toy_images as images
+import toy_streams as streams
 import toy_vectors as vectors
 from gnomon.models import DigitsNet, SmallConv
 
@@ -129,6 +130,9 @@ TOYS: dict[str, Toy] = {
     "encoder": Toy(attention.encoder, tokens),
     "chunks": Toy(vectors.Chunks, vector),
     "splits": Toy(vectors.Splits, vector),
+    "pre_norm": Toy(lambda: streams.Language(nn.LayerNorm), streams.words),
+    "gemma": Toy(lambda: streams.Language(streams.OnePlusGain), streams.words),
+    "tied_stream": Toy(lambda: streams.Language(streams.RootMeanSquare, tied=True), streams.words),
     "two_inputs": Toy(vectors.TwoInputs, lambda draw: (vector(draw), noise(5, 2)(draw))),
     "two_paths": Toy(
         vectors.TwoPaths,

@@ -30,6 +30,7 @@ from gnomon.lab.drawing.grids import histogram_panels
 from gnomon.lab.experiment import Arm, Experiment, Size, Start
 from gnomon.lab.training.probes import histogram, snapshot
 
+SWEPT = {"scratch_lr": 3.3e-3, "scratch_decay": 2.7e-5}  # `gnomon sweep` of 3333, seed 100
 CHAIN = ["111", "211", "222", "2222", "3333"]
 PICTURE = "netmorph-depth-histograms.png"
 ONE, TWO, THREE = (f"features.group{i}" for i in (1, 2, 3))
@@ -108,7 +109,7 @@ EXPERIMENT = Experiment(
     source="Wei et al., Network Morphism, figure 8",
     arms=arms,
     presets={
-        "quick": Size(epochs=1, numbers={"width": 4, "faster": 3}),
+        "quick": Size(epochs=1, numbers={"width": 4, "faster": 3} | SWEPT),
         "paper": Size(epochs=40, numbers={"width": 32}, seeds=range(5)),
     },
     data=DATA,

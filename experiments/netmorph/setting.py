@@ -23,7 +23,6 @@ from gnomon.models import CifarQuick, kaiming
 
 DATA = Data("cifar10", validation=5000)
 RECIPE = Recipe(epochs=40, lr=1e-3, weight_decay=1e-2)
-SCRATCH = RECIPE
 
 # Table 1 in its own notation: three groups of (kernel, channels), channels in units of `width`,
 # 32 in the paper. "[...]x2[...]x2" are four subnets: two of 32 channels, two of 64 in one group.
@@ -76,12 +75,19 @@ def sized(recipe: Recipe, size: Size) -> Recipe:
 def scratch(chain: list[str], size: Size, activation: Callable[[], nn.Module] = nn.ReLU) -> Arm:
     """The last network of a chain from scratch, with the FLOPs that the whole chain takes.
 
-    Each network of the chain trains for the size's epochs.
+    Each network of the chain trains for the size's epochs. Its settings are its own, where
+    `gnomon sweep` has found some for this size.
     """
     costs = [_cost(name, int(size.numbers["width"])) for name in chain]
     epochs = size.epochs * sum(costs) / costs[-1]
     last = network(chain[-1], size, activation)
-    recipe = replace(sized(SCRATCH, size), epochs=ceil(epochs))
+    usual = sized(RECIPE, size)
+    recipe = replace(
+        usual,
+        epochs=ceil(epochs),
+        lr=size.numbers.get("scratch_lr", usual.lr),
+        weight_decay=size.numbers.get("scratch_decay", usual.weight_decay),
+    )
     return Arm(recipe, last, budget=Budget(epochs, last))
 
 

@@ -21,6 +21,7 @@ from torch import nn
 from gnomon import At, Net2Net, NetMorph, Rule, Widen
 from gnomon.lab.experiment import Arm, Experiment, Size, Start
 
+SWEPT = {"scratch_lr": 2.6e-2, "scratch_decay": 5.8e-2}  # `gnomon sweep` on seed 100
 FIRSTS = [f"features.group{i}.conv1" for i in (1, 2, 3)]
 
 
@@ -47,7 +48,7 @@ EXPERIMENT = Experiment(
     source="Wei et al., Network Morphism, section 4.3",
     arms=arms,
     presets={
-        "quick": Size(epochs=2, numbers={"width": 8, "faster": 3}),
+        "quick": Size(epochs=2, numbers={"width": 8, "faster": 3} | SWEPT),
         "paper": Size(epochs=40, numbers={"width": 32}, seeds=range(5)),
     },
     data=DATA,

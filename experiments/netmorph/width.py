@@ -21,6 +21,7 @@ from gnomon import At, Enlarge, Net2Net, NetMorph, Widen
 from gnomon.grower import Morph
 from gnomon.lab.experiment import Arm, Experiment, Size, Start
 
+SWEPT = {"scratch_lr": 3.3e-3, "scratch_decay": 2.7e-5}  # `gnomon sweep` on seed 100
 GROUPS = [f"features.group{i}" for i in (1, 2, 3)]
 KERNELS = [Enlarge(f"{group}.conv2", kernel=3) for group in GROUPS]
 FIRSTS = [f"{group}.conv1" for group in GROUPS]
@@ -49,7 +50,7 @@ EXPERIMENT = Experiment(
     source="Wei et al., Network Morphism, figure 9",
     arms=arms,
     presets={
-        "quick": Size(epochs=2, numbers={"width": 8, "faster": 3}),
+        "quick": Size(epochs=2, numbers={"width": 8, "faster": 3} | SWEPT),
         "paper": Size(epochs=40, numbers={"width": 32}, seeds=range(5)),
     },
     data=DATA,

@@ -20,7 +20,7 @@ Result: see docs/results/r2r-deepen.md.
 from collections.abc import Mapping
 from dataclasses import replace
 
-from setting import DATA, LARGE, RECIPE, SHORT, plain
+from setting import DATA, RECIPE, SHORT, SWEPT, plain, scratch
 
 from gnomon import R2R, At, Deepen, Net2Net, RandPad
 from gnomon.lab.experiment import Arm, Experiment, Size, Start
@@ -38,7 +38,7 @@ PLAIN_LAYERS = [Deepen(f"{stage}.relu2", Net2Net(), count=4) for stage in STAGES
 
 def arms(size: Size) -> Mapping[str, Arm]:
     """Two teachers, a student per way to deepen, and the large network from scratch."""
-    teacher, scratch = (replace(recipe, epochs=size.epochs) for recipe in (TEACHER, SCRATCH))
+    teacher = replace(TEACHER, epochs=size.epochs)
     return {
         "teacher": Arm(teacher, SHORT),
         "plain teacher": Arm(teacher, plain(SHORT)),
@@ -46,7 +46,7 @@ def arms(size: Size) -> Mapping[str, Arm]:
         "RandPad": student(size, RANDOM),
         "Net2Net": student(size, LAYERS),
         "plain Net2Net": student(size, PLAIN_LAYERS, of="plain teacher"),
-        "scratch": Arm(scratch, LARGE),
+        "scratch": scratch(SCRATCH, size),
     }
 
 
@@ -61,7 +61,7 @@ EXPERIMENT = Experiment(
     about="Students eight layers deeper than their teacher end where the large network ends.",
     source="Painter, R2R, figure 6 and table 2",
     arms=arms,
-    presets={"quick": Size(epochs=3), "paper": Size(epochs=250, seeds=range(5))},
+    presets={"quick": Size(epochs=3, numbers=SWEPT[3]), "paper": Size(epochs=250, seeds=range(5))},
     data=DATA,
     printed={"R2R": 0.721, "RandPad": 0.715, "plain Net2Net": 0.705, "scratch": 0.699},
 )

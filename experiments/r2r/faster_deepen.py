@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from deepen import BLOCKS, LAYERS, PLAIN_LAYERS, RANDOM
-from setting import DATA, LARGE, RECIPE, SHORT, plain
+from setting import DATA, RECIPE, SHORT, SWEPT, plain, scratch
 
 from gnomon import At, Deepen, DivideRate
 from gnomon.lab.experiment import Arm, Experiment, Network, Size
@@ -31,7 +31,7 @@ def arms(size: Size) -> Mapping[str, Arm]:
         "RandPad": grown(size, RANDOM),
         "Net2Net": grown(size, LAYERS),
         "plain Net2Net": grown(size, PLAIN_LAYERS, plain(SHORT)),
-        "scratch": Arm(replace(SCRATCH, epochs=size.epochs), LARGE),
+        "scratch": scratch(SCRATCH, size),
     }
 
 
@@ -50,7 +50,7 @@ EXPERIMENT = Experiment(
     about="Deepening after a tenth of the training: slower by epochs; and by FLOPs?",
     source="Painter, R2R, figure 8",
     arms=arms,
-    presets={"quick": Size(epochs=4), "paper": Size(epochs=250, seeds=range(5))},
+    presets={"quick": Size(epochs=4, numbers=SWEPT[4]), "paper": Size(epochs=250, seeds=range(5))},
     data=DATA,
     x=("epoch", "paper_flops", "flops"),
 )

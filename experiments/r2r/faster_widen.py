@@ -13,7 +13,7 @@ Result: see docs/results/r2r-faster_widen.md.
 from collections.abc import Mapping
 from dataclasses import replace
 
-from setting import DATA, LARGE, NARROW, RECIPE, plain
+from setting import DATA, NARROW, RECIPE, SWEPT, plain, scratch
 
 from gnomon import R2R, At, DivideRate, Net2Net, NetMorph, RandPad, Rule, Widen
 from gnomon.lab.experiment import Arm, Experiment, Network, Size
@@ -30,7 +30,7 @@ def arms(size: Size) -> Mapping[str, Arm]:
         "RandPad": grown(size, RandPad()),
         "Net2Net": grown(size, Net2Net()),
         "plain Net2Net": grown(size, Net2Net(), plain(NARROW)),
-        "scratch": Arm(replace(SCRATCH, epochs=size.epochs), LARGE),
+        "scratch": scratch(SCRATCH, size),
     }
 
 
@@ -49,7 +49,7 @@ EXPERIMENT = Experiment(
     about="Widening after a tenth of the training: slower by epochs; and by FLOPs?",
     source="Painter, R2R, figure 8 (widening, which it omits for space)",
     arms=arms,
-    presets={"quick": Size(epochs=4), "paper": Size(epochs=250, seeds=range(5))},
+    presets={"quick": Size(epochs=4, numbers=SWEPT[4]), "paper": Size(epochs=250, seeds=range(5))},
     data=DATA,
     x=("epoch", "paper_flops", "flops"),
 )

@@ -13,7 +13,7 @@ Result: see docs/results/r2r-overfit.md.
 from collections.abc import Mapping
 from dataclasses import replace
 
-from setting import DATA, LARGE, NARROW, RECIPE
+from setting import DATA, NARROW, RECIPE, SWEPT, scratch
 
 from gnomon import R2R, At, Widen
 from gnomon.lab.experiment import Arm, Experiment, Size, Start
@@ -25,14 +25,12 @@ SCRATCH = replace(TEACHER, weight_decay=3e-4)
 
 def arms(size: Size) -> Mapping[str, Arm]:
     """The teacher, its student, and the large network from scratch."""
-    teacher, student, scratch = (
-        replace(recipe, epochs=size.epochs) for recipe in (TEACHER, STUDENT, SCRATCH)
-    )
+    teacher, student = (replace(recipe, epochs=size.epochs) for recipe in (TEACHER, STUDENT))
     widen = At(Widen("*", by=1.5, rule=R2R()), epoch=0)
     return {
         "teacher": Arm(teacher, NARROW),
         "R2R": Arm(student, start=Start("teacher"), schedule=widen),
-        "scratch": Arm(scratch, LARGE),
+        "scratch": scratch(SCRATCH, size),
     }
 
 
@@ -41,6 +39,6 @@ EXPERIMENT = Experiment(
     about="The student of a teacher that was left to overfit, against the large network.",
     source="Painter, R2R, figure 7",
     arms=arms,
-    presets={"quick": Size(epochs=8), "paper": Size(epochs=250, seeds=range(5))},
+    presets={"quick": Size(epochs=8, numbers=SWEPT[8]), "paper": Size(epochs=250, seeds=range(5))},
     data=DATA,
 )

@@ -18,7 +18,7 @@ Result: see docs/results/r2r-widen.md.
 from collections.abc import Mapping
 from dataclasses import replace
 
-from setting import DATA, LARGE, NARROW, RECIPE, plain
+from setting import DATA, NARROW, RECIPE, SWEPT, plain, scratch
 
 from gnomon import R2R, At, Net2Net, NetMorph, RandPad, Rule, Widen
 from gnomon.lab.experiment import Arm, Experiment, Size, Start
@@ -30,7 +30,7 @@ SCRATCH = replace(RECIPE, weight_decay=1e-4)
 
 def arms(size: Size) -> Mapping[str, Arm]:
     """Two teachers, a student per rule, and the large network from scratch."""
-    teacher, scratch = (replace(recipe, epochs=size.epochs) for recipe in (TEACHER, SCRATCH))
+    teacher = replace(TEACHER, epochs=size.epochs)
     return {
         "teacher": Arm(teacher, NARROW),
         "plain teacher": Arm(teacher, plain(NARROW)),
@@ -39,7 +39,7 @@ def arms(size: Size) -> Mapping[str, Arm]:
         "RandPad": student(size, RandPad()),
         "Net2Net": student(size, Net2Net()),
         "plain Net2Net": student(size, Net2Net(), of="plain teacher"),
-        "scratch": Arm(scratch, LARGE),
+        "scratch": scratch(SCRATCH, size),
     }
 
 
@@ -54,7 +54,7 @@ EXPERIMENT = Experiment(
     about="Students 1.5 times as wide as their teacher end where the large network ends.",
     source="Painter, R2R, figure 5 and table 2",
     arms=arms,
-    presets={"quick": Size(epochs=3), "paper": Size(epochs=250, seeds=range(5))},
+    presets={"quick": Size(epochs=3, numbers=SWEPT[3]), "paper": Size(epochs=250, seeds=range(5))},
     data=DATA,
     printed={
         "R2R": 0.699, "NetMorph": 0.698, "RandPad": 0.702, "plain Net2Net": 0.696,

@@ -46,7 +46,7 @@ def _piece_problem(old: Tensor, new: Tensor, piece: Piece, plan: Plan) -> str:
 def _algebra(
     old: Tensor, new: Tensor, edit: TensorEdit, embedding: Callable[..., Embedding]
 ) -> str:
-    seen, kept = new, old
+    seen, kept = new, edit.rescaled(old)
     for d in edit.dims:
         e = embedding(d.form)
         if d.role == "read":
@@ -59,6 +59,9 @@ def _algebra(
         representative = torch.full((e.signals,), -1)
         for signals, channels in e.classes:
             representative[signals] = channels[:, 0]
+        silent = (e.source < 0).nonzero().squeeze(1)
+        if edit.fill == "zero" and bool(new.index_select(d.dim, silent.to(new.device)).any()):
+            return f"channels that carry nothing are not zero along dimension {d.dim}"
         if bool((representative[: e.old] < 0).any()):
             return f"an old channel is carried by none of the new ones along dimension {d.dim}"
         seen = seen.index_select(d.dim, representative[: e.old].to(new.device))

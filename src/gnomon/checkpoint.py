@@ -33,10 +33,14 @@ logger = logging.getLogger("gnomon")
 _FORMAT = 2  # 2: plans list modules
 
 
-def save(grower: Grower, path: str | os.PathLike[str]) -> None:
+def save(
+    grower: Grower, path: str | os.PathLike[str], *, about: Mapping[str, str] | None = None
+) -> None:
     """Write weights and history to one safetensors file, under a temporary name first.
 
-    Tensors that share memory are written once. Raises BadCheckpoint if the file cannot be written.
+    Tensors that share memory are written once; the others are written from where they lie.
+    about: more to keep in the file's metadata, for `metadata` to find.
+    Raises BadCheckpoint if the file cannot be written.
     """
     target = Path(path)
     if not grower.complete:
@@ -62,12 +66,13 @@ def save(grower: Grower, path: str | os.PathLike[str]) -> None:
         handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=target.name, suffix=".part")
         os.close(handle)
         try:
-            save_file(tensors, temporary, metadata={"gnomon": json.dumps(meta)})
+            texts = {**(about or {}), "format": "pt", "gnomon": json.dumps(meta)}
+            save_file(tensors, temporary, metadata=texts)
             os.replace(temporary, target)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
-    except OSError as fault:
+    except (OSError, SafetensorError) as fault:
         raise BadCheckpoint(f"'{target}' cannot be written: {fault}") from fault
 
 
@@ -89,6 +94,7 @@ def _shared_once(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[s
     tensors: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
     first: dict[tuple[int, int, tuple[int, ...], tuple[int, ...]], str] = {}
+    memories: set[int] = set()
     for name, tensor in state.items():
         if isinstance(tensor, Tensor) and tensor.is_meta:
             raise BadCheckpoint(
@@ -104,7 +110,10 @@ def _shared_once(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[s
             aliases[name] = first[key]
         else:
             first[key] = name
-            tensors[name] = tensor.detach().contiguous().clone()
+            own = tensor.detach().contiguous()
+            memory = own.untyped_storage().data_ptr()
+            tensors[name] = own.clone() if memory in memories else own  # views are written apart
+            memories.add(memory)
     return tensors, aliases
 
 
@@ -119,7 +128,8 @@ def load(
 ) -> nn.Module:
     """Build the small model, grow it through the file's history, and load the weights.
 
-    build:          makes the model as it was before its first growth.
+    build:          makes the model as it was before its first growth. Where its parameters are on
+                    `meta`, those of the file are put in their place and stay mapped from it.
     example_inputs: if given, the loaded model is analysed on them once, so that a model whose
                     code no longer runs in these shapes is found now.
     blocks:         for blocks that `Deepen` put in: classes, or functions that make a module, by
@@ -140,10 +150,25 @@ def load(
                 f"'{path}' does not fit what {_name(build)}() makes: names, shapes, dtypes or "
                 f"classes differ from the model that was saved"
             )
-        _fill(_state(model, plans), file, shapes, meta["aliases"], path)
+        _fill(model, _state(model, plans), file, shapes, meta["aliases"], path)
     if example_inputs is not None:
         Grower(model, example_inputs, ops=ops)
     return model
+
+
+def metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+    """The texts that a safetensors file keeps beside its tensors. Raises BadCheckpoint."""
+    with _opened(path) as file:
+        return dict(file.metadata() or {})
+
+
+def growths(path: str | os.PathLike[str], *, rules: Sequence[type[Rule]] = ()) -> tuple[Plan, ...]:
+    """The growths in a file that `save` wrote: the history of a grower that goes on from it.
+
+    Raises BadCheckpoint as `load` does.
+    """
+    with _opened(path) as file:
+        return tuple(_plan(data, path, rules) for data in _metadata(file, path)["history"])
 
 
 def _name(build: Callable[[], nn.Module]) -> str:
@@ -206,6 +231,7 @@ def _replay(model: nn.Module, plan: Plan, path: object, factories: Factories, mo
 
 
 def _fill(
+    model: nn.Module,
     state: Mapping[str, Tensor],
     file: Any,
     shapes: Mapping[str, tuple[int, ...]],
@@ -219,9 +245,27 @@ def _fill(
     if wanted != found:
         odd = sorted(n for n in wanted.keys() | found.keys() if wanted.get(n) != found.get(n))
         raise BadCheckpoint(f"'{path}' does not fit the model: {odd[:4]} differ")
+    holders = _holders(model)
     with torch.no_grad():
         for name, source in held.items():
             value = file.get_tensor(source)
             if value.dtype != state[name].dtype:
                 raise BadCheckpoint(f"'{path}': '{name}' is {value.dtype}, not {state[name].dtype}")
-            state[name].copy_(value)
+            if name not in holders:
+                state[name].copy_(value)
+                continue
+            first, own = holders[name][0]
+            new = nn.Parameter(value, requires_grad=first[own].requires_grad)
+            for place, key in holders[name]:
+                place[key] = new
+
+
+def _holders(model: nn.Module) -> dict[str, list[tuple[dict[str, Any], str]]]:
+    """Per name of a parameter on `meta`, every place that holds it: what is tied stays tied."""
+    places: dict[int, list[tuple[dict[str, Any], str]]] = {}
+    for module in model.modules():
+        for key, p in module._parameters.items():
+            if p is not None and p.is_meta:
+                places.setdefault(id(p), []).append((module._parameters, key))
+    every = model.named_parameters(remove_duplicate=False)
+    return {name: places[id(p)] for name, p in every if p.is_meta}

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from gnomon.axes import Form
 from gnomon.ops.context import Fill, Role
 from gnomon.spec import Spec
 
-AttributeValue = int | str | tuple[int, ...]
+AttributeValue = int | float | str | tuple[int, ...]
 How = Literal["insert", "hook", "replace"]
 Start = Literal["zero", "identity", "random", "kept", "folded", "factored", "branched"]
 
@@ -32,7 +32,9 @@ class TensorEdit:
 
     std:  standard deviation of new weights, so that every copy of the model draws the same ones;
           None in a plan made on `meta`, which has no weights: then measured when it is applied.
-    fill: how entries of fresh signals are made: drawn, the mean of the old, measured statistics.
+    fill: how entries of fresh signals are made: drawn, the mean of the old, measured statistics,
+          zero. A writer that is filled with the mean gives it to channels that carry nothing too.
+    scale, shift: old entries w become scale * w + shift: gains of a norm over more channels.
     """
 
     name: str
@@ -40,6 +42,19 @@ class TensorEdit:
     shape: tuple[int, ...]
     std: float | None
     fill: Fill
+    scale: float = 1.0
+    shift: float = 0.0
+
+    @property
+    def rescales(self) -> bool:
+        """Whether old entries get other values."""
+        return (self.scale, self.shift) != (1.0, 0.0)
+
+    def rescaled(self, old: Tensor) -> Tensor:
+        """The old tensor with its entries changed, rounded once."""
+        if not self.rescales:
+            return old
+        return (old.detach().double() * self.scale + self.shift).to(old.dtype)
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ class _Work:
     """One tensor's growth: streams, and the dimensions that are made and that are read."""
 
     def __init__(self, old: Tensor, edit: TensorEdit, plan: Plan, clock: Clock) -> None:
-        self.old = old.contiguous()
+        self.old = edit.rescaled(old).contiguous()
         self.edit, self.plan = edit, plan
         self.rule: Rule = plan.rule
         self.makes = [d for d in edit.dims if d.role != "read"]
@@ -128,15 +128,18 @@ class _Work:
 
     def _embedding(self, d: DimEdit) -> Embedding:
         e = self.plan.embedding(d.form)
-        if d.role != "follow" or not bool((e.source < 0).any()):
-            return e
-        silent = e.source < 0  # a follower of a channel of zeros may hold anything: let it live
+        silent = e.source < 0
+        averages = d.role == "write" and self.edit.fill == "mean"
+        if not (d.role == "follow" or averages) or not bool(silent.any()):
+            return e  # a follower of a channel of zeros may hold anything: let it live
         source = torch.where(silent, e.signals - 1 + torch.cumsum(silent, 0), e.source)
         return Embedding(source, e.factor, e.old, e.fresh + int(silent.sum()))
 
     def _fresh_rows(self, old: Tensor, d: DimEdit, e: Embedding) -> Tensor:
         rows = _three(old.narrow(d.dim, 0, e.old), d.dim)
-        if self.edit.fill == "draw":
+        if self.edit.fill == "zero":
+            made = torch.zeros_like(rows[:, :1]).expand(-1, e.fresh, -1)
+        elif self.edit.fill == "draw":
             made = self.rule.fresh(rows.cpu(), e, self.draws[d.dim])
         elif e.near is not None:
             made = rows[:, e.near.to(rows.device)]

@@ -93,7 +93,7 @@ def base_name(model: nn.Module, f: Findings) -> str:
     """The module of the first writer; a parameter that a larger module holds keeps its name."""
     for wanted in ("write", "follow", "read"):
         for (name, _), roles in f.roles.items():
-            if roles and role_of(roles) == wanted:
+            if wanted in roles or (roles and role_of(roles) == wanted):  # a tied one writes first
                 path = name.rpartition(".")[0].partition(".parametrizations.")[0]
                 path = "" if path.startswith("parametrizations.") else path
                 owner = model.get_submodule(path)

@@ -24,7 +24,8 @@ from gnomon.findings import (
 )
 from gnomon.kinds import grouped, kinds
 from gnomon.links import Link, links
-from gnomon.ops.context import Context, Fill, Op, OpRule, Role, Table
+from gnomon.norms import Norm, find_norms
+from gnomon.ops.context import Context, Event, Fill, Op, OpRule, Role, Table
 from gnomon.ops.pointwise import acts_per_entry, is_pointwise
 from gnomon.rules.base import Law
 from gnomon.tape import Call, Recording, owned_tensors, record, wants_fake
@@ -82,6 +83,7 @@ class Analysis:
     fake: bool
     seconds: float
     links: Mapping[Axis, Link] = field(default_factory=dict)
+    norms: tuple[tuple[Norm, ...], ...] = ()
 
     @property
     def random(self) -> tuple[str, ...]:
@@ -112,16 +114,27 @@ def analyse(
     )
     tapes = [recording.ops for recording in recordings]
     linked = links(context, tapes)
-    groups = _collect(model, context, unreached, linked)
+    averaged = any(event.kind == "uniform" for event in context.events)
+    norms = find_norms(model, context, recordings) if averaged else ((),) * len(recordings)
+    groups = _in_words(_collect(model, context, unreached, linked, norms), context, tapes, linked)
+    seconds = time.perf_counter() - start
+    return Analysis(recordings, context, groups, unreached, fake, seconds, linked, norms)
+
+
+def _in_words(
+    groups: tuple[Group, ...],
+    context: Context,
+    tapes: list[list[Op]],
+    linked: Mapping[Axis, Link],
+) -> tuple[Group, ...]:
+    """The groups with what the axes of attention are called."""
     words = kinds(context, tapes, linked)
     groups = tuple(
         replace(g, kind=words.get(g.leaf, g.kind), linked=g.leaf in linked) for g in groups
     )
     heads = {g.name: frozenset(s.name for s in g.slots) for g in groups if g.kind == "heads"}
     several = grouped(heads)
-    groups = tuple(replace(g, kind=several.get(g.name, g.kind)) for g in groups)
-    seconds = time.perf_counter() - start
-    return Analysis(recordings, context, groups, unreached, fake, seconds, linked)
+    return tuple(replace(g, kind=several.get(g.name, g.kind)) for g in groups)
 
 
 def _record_all(model: nn.Module, calls: list[Call]) -> tuple[list[Recording], bool]:
@@ -178,9 +191,14 @@ def rule_for(op: Op, extra: Table) -> OpRule | None:
 
 
 def _collect(
-    model: nn.Module, t: Context, unreached: tuple[str, ...], linked: Mapping[Axis, Link]
+    model: nn.Module,
+    t: Context,
+    unreached: tuple[str, ...],
+    linked: Mapping[Axis, Link],
+    norms: tuple[tuple[Norm, ...], ...],
 ) -> tuple[Group, ...]:
     found = findings(t, linked)
+    part_of = {id(op): norm for own in norms for norm in own for op in norm.ops}
     owned = owned_tensors(model)
     listed = [f for f in found.values() if has_channels(f)]
     written = [f for f in listed if any({"write", "follow"} & r for r in f.roles.values())]
@@ -195,7 +213,7 @@ def _collect(
         width, step = width_of(t, f)
         verdict, reason = verdict_of(f, owned, unreached)
         laws = frozenset(
-            Law(e.kind, e.reason, e.where) for e in f.events if e.kind in ("uniform", "zero")
+            law for e in f.events if (law := _law(e, part_of.get(id(e.op)))) is not None
         )
         slots = tuple(
             Slot(n, d, str(form(t.dims[n][d], {f.leaf: names[f.leaf]})), role_of(roles))
@@ -204,17 +222,31 @@ def _collect(
         joint = frozenset(names[leaf] for leaf in f.joint if leaf in names)
         groups.append(
             Group(
-                names[f.leaf], width, step, slots, verdict, reason, _allowed(verdict), f.leaf, laws,
-                joint,
+                names[f.leaf], width, step, slots, verdict, reason, _allowed(verdict, laws), f.leaf,
+                laws, joint,
             )
         )  # fmt: skip
     return tuple(groups)
 
 
-def _allowed(verdict: Verdict) -> tuple[str, ...]:
+def _law(event: Event, norm: Norm | None) -> Law | None:
+    """What an event demands; a norm that is known is one demand, whatever it is written with."""
+    if event.kind == "uniform":
+        return Law("uniform", event.reason, event.where, norm.kind if norm else "")
+    if event.kind == "zero" and norm is None:
+        return Law("zero", event.reason, event.where)
+    return None
+
+
+def _allowed(verdict: Verdict, laws: frozenset[Law]) -> tuple[str, ...]:
     if verdict == "growable":
         return ("R2R", "Net2Net", "NetMorph", "Hybrid", "RandPad")
-    return ("Net2Net",) if verdict == "normed" else ()
+    kinds = {law.norm for law in laws if law.kind == "uniform"}
+    if verdict == "normed":
+        return ("Net2Net", "NetMorph") if len(kinds - {""}) == len(kinds) == 1 else ("Net2Net",)
+    if verdict == "tied" and "" not in kinds and len(kinds) < 2:
+        return ("Net2Net", "NetMorph") if kinds else ("NetMorph",)
+    return ()
 
 
 def fill_of(t: Context, name: str, roles: Iterable[Role], tensor: Tensor) -> Fill:
@@ -236,7 +268,7 @@ def table(model: nn.Module, analysis: Analysis) -> str:
     lines.append(f"  {'group':{name_width}}  {'width':>6} {'step':>4} {'slots':>5}  may grow")
     for g in analysis.groups:
         may = "any rule" if g.verdict == "growable" else f"{g.verdict}: {g.reason}"
-        may += f"; only {', '.join(g.rules)}" if g.verdict == "normed" else ""
+        may += f"; only {', '.join(g.rules)}" if g.rules and g.verdict != "growable" else ""
         may = may if g.kind == "channels" else f"{g.kind}: {may}"
         may += f"; takes along {', '.join(g.along)}" if g.along else ""
         lines.append(f"  {g.name:{name_width}}  {g.width:>6} {g.step:>4} {len(g.slots):>5}  {may}")

@@ -31,6 +31,7 @@ from gnomon.planner import with_measured_spreads
 from gnomon.prediction import Prediction
 from gnomon.receipt import Receipt, Seconds
 from gnomon.repair import confirm_scales, repair
+from gnomon.silence import moved_eps
 from gnomon.statistics import Watch, measure_statistics, statistics_of, write_statistics
 from gnomon.surgery import (
     Surgery,
@@ -309,7 +310,7 @@ class Grower:
         sizes = leaf_sizes(plan, analysis)
         if not sizes:
             return plan, passes
-        prediction = Prediction(analysis, sizes)
+        prediction = Prediction(analysis, sizes, moved=moved_eps(analysis, plan.attributes))
         passes = self._predicted(plan, prediction)
         if passes is not None:
             confirm_scales(plan, prediction)

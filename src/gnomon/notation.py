@@ -10,7 +10,7 @@ import torch
 from gnomon.axes import Form
 from gnomon.edit import AttributeEdit, AttributeValue, DimEdit, How, ModuleEdit, Start, TensorEdit
 from gnomon.embedding import Embedding
-from gnomon.ops.context import Role
+from gnomon.ops.context import Fill, Role
 from gnomon.spec import Spec
 
 
@@ -34,14 +34,15 @@ def embedding(data: dict[str, Any]) -> Embedding:
 
 def tensor_edit(data: dict[str, Any]) -> TensorEdit:
     """The edit whose fields these are; raises ValueError if they contradict each other."""
-    if data["fill"] not in ("draw", "mean", "statistic"):
+    if data["fill"] not in get_args(Fill):
         raise ValueError(f"unknown fill {data['fill']!r}")
     dims = tuple(DimEdit(int(d["dim"]), _role(d["role"]), _form(d["form"])) for d in data["dims"])
     shape = tuple(int(n) for n in data["shape"])
     if any(not 0 <= d.dim < len(shape) or d.form.size != shape[d.dim] for d in dims):
         raise ValueError(f"an edit of {data['name']!r} that does not fit its shape")
     std = None if data["std"] is None else float(data["std"])
-    return TensorEdit(str(data["name"]), dims, shape, std, data["fill"])
+    scale, shift = float(data.get("scale", 1.0)), float(data.get("shift", 0.0))
+    return TensorEdit(str(data["name"]), dims, shape, std, data["fill"], scale, shift)
 
 
 def _role(text: str) -> Role:
@@ -67,7 +68,7 @@ def attribute_edit(data: dict[str, Any]) -> AttributeEdit:
 def _held(value: Any) -> AttributeValue:
     if isinstance(value, list):
         return tuple(map(int, value))
-    return value if isinstance(value, str) else int(value)
+    return value if isinstance(value, str | float) else int(value)
 
 
 def module_data(edit: ModuleEdit) -> dict[str, Any]:

@@ -114,7 +114,8 @@ def carried(value: Tensor, edit: TensorEdit, plan: Plan, *, degree: int, start: 
 
     Readers of copies keep their column. r writers of one signal share its gradient: a moment of
     degree d is divided by r^d if they share evenly; if nobody knows how, first moments are divided
-    by r and second ones kept, which cannot move anything too far. Fresh entries are `start`.
+    by r and second ones kept, which cannot move anything too far. Where w became a * w + b, its
+    gradient is divided by a. Fresh entries are `start`.
     """
     if is_in_pieces(edit):
 
@@ -124,7 +125,7 @@ def carried(value: Tensor, edit: TensorEdit, plan: Plan, *, degree: int, start: 
 
         return in_format_of(value, grown_in_pieces(value, edit, plan, part))
     power = degree if plan.rule.evenly else min(degree, 2 - degree)
-    new = value
+    new = value * edit.scale**-degree if edit.rescales else value
     for d in edit.dims:
         e = plan.embedding(d.form)
         old = (e.source >= 0) & (e.source < e.old)

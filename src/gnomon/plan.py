@@ -158,7 +158,25 @@ def _table(plan: Plan) -> str:
     if plan.changed:
         shown = ", ".join(plan.changed[:4]) + (", ..." if len(plan.changed) > 4 else "")
         lines.append(f"  existing weights that change: {shown} ({len(plan.changed)})")
+    lines += _rescaled(plan)
     return "\n".join(lines + [f"  note: {note}" for note in plan.notes])
+
+
+def _rescaled(plan: Plan) -> list[str]:
+    """What happens to old entries that are multiplied, and to the eps of norms."""
+    changes: dict[str, list[str]] = {}
+    for e in plan.edits:
+        if e.rescales:
+            shift = f" {e.shift:+.6g}" if e.shift else ""
+            changes.setdefault(f"times {e.scale:.6g}{shift}", []).append(e.name)
+    for a in plan.attributes:
+        if isinstance(a.new, float):
+            name = f"{a.path}.{a.name}" if a.path else a.name
+            changes.setdefault(f"{a.old:.6g} -> {a.new:.6g}", []).append(name)
+    return [
+        f"  {', '.join(names[:4])}{', ...' if len(names) > 4 else ''} ({len(names)}): {change}"
+        for change, names in changes.items()
+    ]
 
 
 def _as_data(plan: Plan) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from gnomon.ops.context import Role
 from gnomon.pieces import marked
 from gnomon.plan import Plan
 from gnomon.rules import Rule
+from gnomon.silence import Rescaled, Silence, louder, rescaled
 from gnomon.tape import owned_tensors
 
 
@@ -35,6 +36,8 @@ class Planner:
     rule: Rule
     hollow: bool = False  # only shapes matter: weights are not looked at
     scales: Mapping[str, float] = field(default_factory=dict)  # of what is read against a product
+    silences: Mapping[str, Silence] = field(default_factory=dict)
+    gains: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # of norms: scale, shift
 
     def plan(
         self,
@@ -46,10 +49,9 @@ class Planner:
     ) -> Plan:
         """The plan; raises Unsupported for weights that cannot grow (NaN, no dense floats)."""
         owned = owned_tensors(self.model)
+        embeddings = self._variants | self.embeddings
         edits = tuple(e for name, x in owned.items() if (e := self._edit(name, x)) is not None)
-        plan = Plan(
-            morph, self.rule, seed, fingerprint, self.embeddings, edits, (), widths, skipped
-        )
+        plan = Plan(morph, self.rule, seed, fingerprint, embeddings, edits, (), widths, skipped)
         shapes = {edit.name: plan.grown_shape(edit) for edit in edits}
         before = sum(p.numel() for p in self.model.parameters())
         added = sum(
@@ -58,8 +60,8 @@ class Planner:
             if isinstance(owned[e.name], nn.Parameter)
         )
         return Plan(
-            morph, self.rule, seed, fingerprint, self.embeddings, edits,
-            attributes=tuple(self._attributes(shapes, plan)),
+            morph, self.rule, seed, fingerprint, embeddings, edits,
+            attributes=(*self._attributes(shapes, plan), *self._rescaled.attributes),
             widths=widths,
             skipped=skipped,
             changed=tuple(e.name for e in edits if _changes_old(plan, e)),
@@ -83,22 +85,45 @@ class Planner:
         """The growing leaves and their groups' names."""
         return {g.leaf: g.name for g in self.analysis.groups if g.name in self.embeddings}
 
+    @cached_property
+    def _variants(self) -> dict[str, Embedding]:
+        """Where silent channels must not be read, they are fresh signals."""
+        return {_unread(name): louder(self.embeddings[name]) for name in self.silences}
+
+    def _names_at(self, name: str, dim: int) -> dict[Axis, str]:
+        """The growing leaves, by what the readers in this dimension may see of them."""
+        loud = {group for group, s in self.silences.items() if (name, dim) in s.loud}
+        return {leaf: _unread(g) if g in loud else g for leaf, g in self._names.items()}
+
+    @cached_property
+    def _rescaled(self) -> Rescaled:
+        """What the norms over silent channels need."""
+        quiet = {leaf for leaf, name in self._names.items() if name in self.silences}
+        sizes = {name: e.size for name, e in self.embeddings.items()}
+        return rescaled(self.analysis, quiet, lambda axis: form(axis, self._names).grown(sizes))
+
     def _sizes(self) -> dict[Axis, int]:
         return {leaf: self.embeddings[name].size for leaf, name in self._names.items()}
 
     def _edit(self, name: str, tensor: Tensor) -> TensorEdit | None:
-        dims = []
-        for dim, axis in enumerate(self.analysis.context.dims[name]):
+        dims, axes = [], self.analysis.context.dims[name]
+        fills = [s.fills[name] for s in self.silences.values() if name in s.fills]
+        for dim, axis in enumerate(axes):
             whole = self._marked(name, dim, form(axis, self._names))
             if whole.names():
-                dims.append(DimEdit(dim, self._role(name, dim, whole), whole))
+                role = self._role(name, dim, whole)
+                role = "write" if role == "read" and self._is_tied(name, dim, whole) else role
+                dims.append(DimEdit(dim, role, whole))
         if not dims or name not in self.analysis.context.used:
             return None
         _refuse_other_dtypes(name, tensor)
+        std = self._std(name, tensor, dims)
+        seen = {d.dim: form(axes[d.dim], self._names_at(name, d.dim)) for d in dims}
+        dims = [replace(d, form=self._marked(name, d.dim, seen[d.dim])) for d in dims]
         fill = fill_of(self.analysis.context, name, [d.role for d in dims], tensor)
-        return TensorEdit(
-            name, tuple(dims), tuple(tensor.shape), self._std(name, tensor, dims), fill
-        )
+        fill = fills[0] if fills else fill
+        scale, shift = {**self._rescaled.gains, **self.gains}.get(name, (1.0, 0.0))
+        return TensorEdit(name, tuple(dims), tuple(tensor.shape), std, fill, scale, shift)
 
     @cached_property
     def _roles(self) -> dict[tuple[str, int, str], Role]:
@@ -119,6 +144,16 @@ class Planner:
                     f"'{name}' cannot grow: {misfit}. Grow one after the other"
                 ) from None
         return whole
+
+    def _is_tied(self, name: str, dim: int, whole: Form) -> bool:
+        """Whether channels are both written and read here: then what writes them does both."""
+        tied = {g.name for g in self.analysis.groups if g.verdict == "tied"}
+        handles = self.analysis.context.dims[name]
+        writes = any(
+            u.name == name and u.role == "write" and u.axis is handles[dim]
+            for u in self.analysis.context.uses
+        )
+        return writes and whole.names() <= tied
 
     def _role(self, name: str, dim: int, whole: Form) -> Role:
         growing = whole.names()
@@ -197,6 +232,11 @@ class Planner:
         return tuple(notes)
 
 
+def _unread(group: str) -> str:
+    """The name of a group's channels for readers that must not see the silent ones."""
+    return f"{group}, unread"
+
+
 def with_measured_spreads(plan: Plan, model: nn.Module) -> Plan:
     """The plan with the standard deviations that one made on `meta` could not know."""
     unknown = [edit for edit in plan.edits if edit.std is None]
@@ -269,6 +309,8 @@ def _spread(tensor: Tensor) -> float:
 
 def _changes_old(plan: Plan, edit: TensorEdit) -> bool:
     """Whether an existing weight gets another value or another place among the old ones."""
+    if edit.rescales:
+        return True
     for d in edit.dims:
         e = plan.embedding(d.form)
         if d.form.is_against and any(

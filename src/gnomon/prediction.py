@@ -55,12 +55,18 @@ class Prediction:
 
     short: compare the first call in eval mode alone, up to the last operation that growth changes:
     a cheap and early answer, not the last word.
+    moved: per operation (its id), constants that change: old -> new.
     """
 
     def __init__(
-        self, analysis: Analysis, sizes: Mapping[Axis, int], *, short: bool = False
+        self,
+        analysis: Analysis,
+        sizes: Mapping[Axis, int],
+        *,
+        short: bool = False,
+        moved: Mapping[int, Mapping[float, float]] | None = None,
     ) -> None:
-        self.analysis, self.short = analysis, short
+        self.analysis, self.short, self._moved = analysis, short, moved or {}
         self._sizes = {resolve(leaf): size for leaf, size in sizes.items()}
         grown = {leaf for leaf, size in self._sizes.items() if leaf.size != size}
         self.grown = len(grown)
@@ -103,7 +109,9 @@ class Prediction:
         t = self.analysis.context
         shapes = tuple(tuple(self.size(a) for a in axes) for axes in t.made(op))
         name = _SYNONYMS.get(op.name, op.name)
-        return Expected(name, shapes, constants(op), self._start(op), id(op) in self._scaling)
+        moved = self._moved.get(id(op), {})
+        numbers = tuple(moved.get(x, x) if isinstance(x, float) else x for x in constants(op))
+        return Expected(name, shapes, numbers, self._start(op), id(op) in self._scaling)
 
     def _start(self, op: Op) -> int | None:
         """Where a slice starts once everything before it has grown."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,7 +24,10 @@ from gnomon.surgery import Surgery, resize
 
 @dataclass(frozen=True)
 class Size:
-    """The model after a growth, or at the start: when, by what, and how large it is then."""
+    """The model after a growth, or at the start: when, by what, and how large it is then.
+
+    factories: the modules it brought in whose arguments a file cannot express (`gn.load`).
+    """
 
     unit: str
     number: int
@@ -33,6 +35,7 @@ class Size:
     parameters: int
     flops: int
     widths: tuple[tuple[str, int], ...]
+    factories: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ def simulate(
     calls = pytree.tree_map_only(Tensor, lambda x: x.to("meta"), grower.calls)
     ops = grower.ops
     start = analyse(model, calls, ops)
-    sizes = [_size("step", 0, "", Subject(model, start, calls, ops), ())]
+    sizes = [_size(("step", 0, ""), Subject(model, start, calls, ops))]
     moments = list(schedule.times(steps, epochs))
     moments.sort(key=lambda m: m[1] * (steps_per_epoch if m[0] == "epoch" else 1))
     for unit, number, morph in moments:
@@ -71,16 +74,15 @@ def simulate(
             plan = morph.plan(subject, 0)
         _apply(subject, plan)
         grown = Subject(model, analyse(model, calls, ops), calls, ops)
-        widths = tuple((w.group, w.new) for w in plan.widths)
-        sizes.append(_size(unit, number, plan.morph, grown, widths))
+        sizes.append(_size((unit, number, plan.morph), grown, plan))
     return Simulation(tuple(sizes))
 
 
-def _size(
-    unit: str, number: int, morph: str, subject: Subject, widths: Sequence[tuple[str, int]]
-) -> Size:
+def _size(when: tuple[str, int, str], subject: Subject, plan: Plan | None = None) -> Size:
     flops, _ = grown_flops(subject.analysis, {})
-    return Size(unit, number, morph, subject.parameters, flops, tuple(widths))
+    widths = tuple((w.group, w.new) for w in plan.widths) if plan else ()
+    factories = tuple(plan.factories) if plan else ()
+    return Size(*when, subject.parameters, flops, widths, factories)
 
 
 def _apply(subject: Subject, plan: Plan) -> None:

@@ -65,11 +65,16 @@ def _tied(g: Group, ties: Ties, groups: Mapping[str, Group]) -> Group:
     if g.name in ties.refused:
         return replace(g, verdict="refused", reason=ties.refused[g.name], rules=())
     along = ties.along.get(g.name, ())
-    normed = next((groups[o] for o in along if groups[o].verdict == "normed"), None)
-    if normed is not None and g.verdict == "growable":
-        reason = f"it takes '{normed.name}' along: {normed.reason}"
-        return replace(g, verdict="normed", reason=reason, rules=normed.rules, along=along)
-    return replace(g, along=along)
+    normed = next((o for n in (g.name, *along) if (o := groups[n]).verdict == "normed"), None)
+    if normed is None or not along:
+        return replace(g, along=along)
+    rules = normed.rules
+    if any(law.kind == "zero" for n in (g.name, *along) for law in groups[n].laws):
+        rules = tuple(r for r in rules if r != "NetMorph")  # heads have no silent channels
+    if g is normed:
+        return replace(g, rules=rules, along=along)
+    reason = f"it takes '{normed.name}' along: {normed.reason}"
+    return replace(g, verdict="normed", reason=reason, rules=rules, along=along)
 
 
 class _Search:

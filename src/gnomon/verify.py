@@ -12,6 +12,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from gnomon.edit import TensorEdit
 from gnomon.errors import NotProved, Unsupported
 from gnomon.ops.context import Op
 from gnomon.plan import Plan
@@ -241,13 +242,20 @@ def _plain(y: Tensor) -> Tensor:
 
 
 def _rounded(plan: Plan) -> bool:
-    """Some new weights are rounded to their dtype: sqrt(v + eps), 1 / kappa, solved factors.
+    """Some new weights are rounded to their dtype: sqrt(v + eps), 1 / kappa, solved factors, gains.
 
-    So are keys that make up for another scale of attention.
+    So are writers of the mean of other channels, and keys that make up for another scale of
+    attention.
     """
     if any(factor != 1 for factor in plan.against.values()):
         return True
+    if any(e.rescales or _averages(e) for e in plan.edits):
+        return True
     return any(edit.start in ("identity", "factored", "branched") for edit in plan.modules)
+
+
+def _averages(edit: TensorEdit) -> bool:
+    return edit.fill == "mean" and any(d.role == "write" for d in edit.dims)
 
 
 def compare(old: Answers, new: Answers, *, rounded: bool = False) -> Proof:

@@ -360,8 +360,8 @@ def test_members_stay_in_their_lanes_and_children_come_near(whole):
     for told, now in zip(history, found, strict=True):
         assert now.keys() == {row.id for row in told.rows}
         assert len(set(now.values())) == len(now) and max(now.values()) < 4
-    last = history[-1].best.id
+    last = history[-1].best.key
     path = ancestry(history, last)
-    assert path[0] == 0 and path[-1] == last
+    assert path[0] == (0, 0) and path[-1] == last
     shown = population(history[-1])
     assert len(shown.rows) == 4 and "each shared one counted once" in shown.note

@@ -13,10 +13,12 @@ try:
     import typer
 
     from gnomon.cli.demo import demo
+    from gnomon.cli.grow import grow
     from gnomon.cli.plot import plot
     from gnomon.cli.run import run
     from gnomon.cli.search import search
     from gnomon.cli.sweep import sweep
+    from gnomon.cli.trace import trace
 except ImportError as error:
     MISSING = error.name
 
@@ -28,6 +30,8 @@ def main() -> None:
         raise SystemExit(2)
     app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
     app.callback()(gnomon)
+    app.command()(trace)
+    app.command()(grow)
     app.command()(demo)
     app.command()(run)
     app.command()(plot)

@@ -38,7 +38,7 @@ def demo(
     with told():
         # Here because they need the `lab` extra, and seconds to import.
         from gnomon.lab.demo import RULES, Settings, run
-        from gnomon.report import Screen, show
+        from gnomon.report.demo import Screen, show
 
         one_of("--rule", rule, tuple(RULES))
         one_of("--device", device, DEVICES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,10 +10,11 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from gnomon.cli.options import DEVICES, one_of, told
+from gnomon.cli.options import DEVICES, one_of, seeds_of, told
 
 if TYPE_CHECKING:
-    from gnomon.lab.search import Asked, Folder
+    from gnomon.evolution import Pool
+    from gnomon.lab.search import Asked, Folder, Told
 
 STOPPED = "Stopped. The search is kept as it was after its last round: go on with --resume."
 
@@ -64,7 +66,22 @@ def search(
     seconds: Annotated[
         float | None, typer.Option(min=0.001, help="Budget: of the whole search.")
     ] = None,
+    islands: Annotated[
+        int | None, typer.Option(min=1, help="Populations that exchange their best.")
+    ] = None,
+    exchange: Annotated[
+        int | None, typer.Option(min=1, help="Rounds between two exchanges of islands.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="For all draws.")] = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="Several searches, such as 0-4: a folder each in --out.")
+    ] = None,
+    pool: Annotated[
+        str, typer.Option(help="here, ray (a cluster) or torchrun (every step in all processes).")
+    ] = "here",
+    address: Annotated[
+        str | None, typer.Option(help="Of --pool ray: host:port or auto; else it begins one.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
     out: Annotated[Path | None, typer.Option(help="A new folder; by default one in runs/.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with the search in a folder.")] = None,
@@ -81,7 +98,12 @@ def search(
         one_of("--device", device, DEVICES)
     if resume is not None and out is not None:
         raise typer.BadParameter("it is the folder of --resume already.", param_hint="--out")
-    console = Console()
+    if seeds is not None and (seed is not None or resume is not None or export is not None):
+        raise typer.BadParameter(
+            "several seeds go with neither --seed, --resume (which finds them) nor --export.",
+            param_hint="--seeds",
+        )
+    wanted = None if seeds is None else seeds_of(seeds)
     with told(STOPPED):
         # Here because it needs the `lab` extra, and seconds to import.
         from gnomon.lab.search import check_target, export_file
@@ -90,22 +112,37 @@ def search(
             check_target(*export)
         if first_steps is None and resume is None:
             first_steps = steps
-        folder, asked = _asked(
-            resume, out, data=data, space=space, model=model, rounds=rounds, size=members,
-            keep=keep, steps=steps, first_steps=first_steps, top_steps=top_steps, select=select,
-            tau=tau, batch=batch, lr=lr, weight_decay=weight_decay, parameters=parameters,
-            flops=flops, memory=memory, training_flops=training_flops, seconds=seconds, seed=seed,
-            device=device,
-        )  # fmt: skip
-        _search(console, asked, folder)
-        if export is not None:
-            what, target = export
-            export_file(what, folder.path, target)
-            console.print(f"The {what} is in {target}", soft_wrap=True, markup=False)
+        with _pool(pool, address) as where:
+            console = Console(quiet=not where.first)
+            # Together: another process must not find the folder that this one has begun.
+            searches = where.agreed(partial(
+                _searches, resume, out, wanted, data=data, space=space, model=model, rounds=rounds,
+                size=members, keep=keep, steps=steps, first_steps=first_steps, top_steps=top_steps,
+                select=select, tau=tau, batch=batch, lr=lr, weight_decay=weight_decay,
+                parameters=parameters, flops=flops, memory=memory, training_flops=training_flops,
+                seconds=seconds, islands=islands, exchange=exchange, seed=seed, device=device,
+            ))  # fmt: skip
+            _search(console, searches, where)
+            if export is not None and where.first:
+                what, target = export
+                export_file(what, searches[0][1].path, target)
+                console.print(f"The {what} is in {target}", soft_wrap=True, markup=False)
 
 
-def _asked(resume: Path | None, out: Path | None, **given: Any) -> tuple[Folder, Asked]:
-    """The folder, and what is asked: what was asked before, or what fits the data."""
+def _pool(name: str, address: str | None) -> Pool:
+    from gnomon.lab.search import POOLS, pool_of
+
+    one_of("--pool", name, POOLS)
+    try:
+        return pool_of(name, address)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--address") from None
+
+
+def _searches(
+    resume: Path | None, out: Path | None, seeds: tuple[int, ...] | None, **given: Any
+) -> list[tuple[Asked, Folder]]:
+    """What is asked, and the folders: as it was asked before, or what fits the data."""
     from gnomon.lab.search import SELECTIONS, SPACES, Folder, check_same, usual
 
     for option, known in (("space", SPACES), ("select", tuple(SELECTIONS))):
@@ -113,30 +150,51 @@ def _asked(resume: Path | None, out: Path | None, **given: Any) -> tuple[Folder,
             one_of(f"--{option}", given[option], known)
     try:
         if resume is not None:
-            folder = Folder(resume)
-            asked = folder.asked().changed(**given)
-            check_same(folder, asked)
-            return folder, asked
+            found = [(f, f.asked().changed(**given)) for f in _begun(resume)]
+            for folder, asked in found:
+                check_same(folder, asked)
+            return [(asked, folder) for folder, asked in found]
         asked = usual(given.pop("data") or "digits").changed(**given)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    name = f"search-{Path(asked.data).name}-{asked.space}-seed{asked.seed}"
-    return Folder.new(out, name), asked
+    last = f"seed{asked.seed}" if seeds is None else f"seeds{seeds[0]}-{seeds[-1]}"
+    folder = Folder.new(out, f"search-{Path(asked.data).name}-{asked.space}-{last}")
+    if seeds is None:
+        return [(asked, folder)]
+    return [(asked.changed(seed=seed), folder.of_seed(seed)) for seed in seeds]
 
 
-def _search(console: Console, asked: Asked, folder: Folder) -> None:
-    """Search to the end, show the results, write the page."""
-    from gnomon.lab.search import accuracies, run, write_page
-    from gnomon.report import print_table
+def _begun(path: Path) -> list[Folder]:
+    from gnomon.lab.search import Folder
+
+    return Folder.of_seeds(path) or [Folder(path)]
+
+
+def _search(console: Console, searches: list[tuple[Asked, Folder]], pool: Pool) -> None:
+    """Search to the end, show the results, write the pages."""
+    from gnomon.lab.search import accuracies, run_all, write_page
     from gnomon.report.search import SearchScreen
+    from gnomon.report.tables import print_table
 
-    s = asked.settings
+    asked, folder = searches[0]
+    s, several = asked.settings, len(searches) > 1
+    islands = f"{asked.islands} islands of " if asked.islands > 1 else ""
     console.print(
-        f"Searching on {asked.data}, space {asked.space}: {s.rounds} rounds, {s.size} members, "
-        f"{s.keep} selected by {asked.select}; {s.steps:,} steps a round, into {folder.path}",
+        f"Searching on {asked.data}, space {asked.space}: {s.rounds} rounds, {islands}{s.size} "
+        f"members, {s.keep} selected by {asked.select}; {s.steps:,} steps a round, into "
+        f"{folder.path}{f' and {len(searches) - 1} more' if several else ''}",
         soft_wrap=True, markup=False, highlight=False,
     )  # fmt: skip
-    with SearchScreen(console, s.rounds) as screen:
-        result = run(asked, folder, tell=screen.told)
-    print_table(accuracies(result), console)
-    console.print(Text(f"Everything is in {write_page(folder)}"), soft_wrap=True)
+    with SearchScreen(console, s.rounds, seeds=several) as screen:
+
+        def tell(whose: Asked, news: Told) -> None:
+            screen.told(news, f"seed {whose.seed}: " if several else "")
+
+        results = run_all(searches, tell=tell, pool=pool)
+    if not pool.first:
+        return
+    for (whose, place), result in zip(searches, results, strict=True):
+        if several:
+            console.print(Text(f"seed {whose.seed}", style="bold"))
+        print_table(accuracies(result), console)
+        console.print(Text(f"Everything is in {write_page(place)}"), soft_wrap=True)

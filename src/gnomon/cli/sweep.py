@@ -48,7 +48,8 @@ def sweep(
         from gnomon.lab.running.record import one_line, signature
         from gnomon.lab.shelf import chosen, find, size_of
         from gnomon.lab.sweep import Sweep, fate, line, ranked, search, table, words, write_page
-        from gnomon.report import RunScreen, print_table
+        from gnomon.report.runs import RunScreen
+        from gnomon.report.tables import print_table
 
         found = find(name, experiments)
         size_of(found, preset)

@@ -1,10 +1,11 @@
 """Neuroevolution: a search whose members share their parameters (paper 002)."""
 
 from gnomon.evolution.budget import Budget, Spent, measured_memory
-from gnomon.evolution.errors import Diverged, NoMutation, OverBudget, SearchError
+from gnomon.evolution.errors import Diverged, NoMutation, OverBudget, PoolError, SearchError
 from gnomon.evolution.evolution import Evolution
 from gnomon.evolution.export import export
-from gnomon.evolution.lineage import Birth, Lineage
+from gnomon.evolution.islands import Islands
+from gnomon.evolution.lineage import Birth, Lineage, Origin
 from gnomon.evolution.member import Member, Size
 from gnomon.evolution.mutation import Mutation, Space
 from gnomon.evolution.mutations import (
@@ -15,8 +16,10 @@ from gnomon.evolution.mutations import (
     WidenStage,
 )
 from gnomon.evolution.optimizer import SharedOptimizer
+from gnomon.evolution.pools import Here, Pool, Ray, Torchrun
 from gnomon.evolution.problem import Problem, from_iterable, from_tensors
-from gnomon.evolution.search import Round, search
+from gnomon.evolution.rounds import Round
+from gnomon.evolution.search import search, search_islands
 from gnomon.evolution.select import Best, CoEvolution, Pareto, Results, Selection, Tournament
 from gnomon.evolution.settings import Settings
 from gnomon.evolution.spaces import AnyModel, StageNetwork, Stages
@@ -32,15 +35,21 @@ __all__ = [
     "DeepenStage",
     "Diverged",
     "Evolution",
+    "Here",
     "InsertBlock",
+    "Islands",
     "Joint",
     "Lineage",
     "Member",
     "Mutation",
     "NoMutation",
+    "Origin",
     "OverBudget",
     "Pareto",
+    "Pool",
+    "PoolError",
     "Problem",
+    "Ray",
     "Results",
     "Round",
     "SearchError",
@@ -52,6 +61,7 @@ __all__ = [
     "Spent",
     "StageNetwork",
     "Stages",
+    "Torchrun",
     "Tournament",
     "Trained",
     "WidenGroup",
@@ -63,4 +73,5 @@ __all__ = [
     "measured_memory",
     "recalibrate",
     "search",
+    "search_islands",
 ]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,8 +13,9 @@ from torch import Tensor, nn
 
 from gnomon.errors import CannotPreserve, GrowthError, NotProved, Unsupported
 from gnomon.evolution.chance import Chance, drawn_from, number
+from gnomon.evolution.lineage import Origin, Step
 from gnomon.evolution.member import Member, calls_on, keyed, size_of
-from gnomon.evolution.mutation import Mutation, Space
+from gnomon.evolution.mutation import Mutation, Space, mutation_of
 from gnomon.evolution.sharing import names_beside, names_under, shared_copy
 from gnomon.tape import Call, record
 from gnomon.verify import answers, check_comparable, compare, varied
@@ -58,6 +61,33 @@ def child(
         raise _does_not_run(mutation, fault) from fault
     factor = parent.factor * parent.size.parameters / max(1, size.parameters)
     return Member(id, parent.id, born, mutation, network, size, factor, parameters, keys, own)
+
+
+def made_along(space: Space, way: Sequence[Step], *, device: torch.device | None = None) -> Member:
+    """The member at the end of a way, with the values it was born with.
+
+    Nothing is shared with anybody. Raises BadCheckpoint for mutations that the space does not know.
+    """
+    member = first(space, seed=way[0].seed, device=device)
+    for step in way[1:]:
+        assert step.mutation is not None  # only a base has none
+        mutation = mutation_of(step.mutation, space)
+        member = child(space, member, mutation, id=step.id, born=0, seed=step.seed)
+    return member
+
+
+def immigrant(
+    member: Member, origin: Origin, *, id: int, born: int, score: float = math.nan
+) -> Member:
+    """The same network as a newcomer: all it uses is its own, and was born with it.
+
+    member: one that shares nothing with anybody.
+    """
+    parameters, keys = keyed(member.network, id)
+    return replace(
+        member, id=id, parent=None, born=born, mutation=None, parameters=parameters, keys=keys,
+        score=score, origin=origin,
+    )  # fmt: skip
 
 
 def _grown(space: Space, mutation: Mutation[Any], start: nn.Module, seed: int) -> nn.Module:

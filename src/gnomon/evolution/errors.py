@@ -4,7 +4,8 @@ GrowthError
 └── SearchError      used in the wrong order, or with answers that do not fit
     ├── NoMutation   nothing may be tried: tau or a budget forbids every mutation of the base
     ├── OverBudget   the base network alone breaks a budget
-    └── Diverged     the loss of a member is not a number
+    ├── Diverged     the loss of a member is not a number
+    └── PoolError    the machines it should run on cannot be used, or were lost
 """
 
 from __future__ import annotations
@@ -26,3 +27,7 @@ class OverBudget(SearchError):
 
 class Diverged(SearchError):
     """The loss of a member is not a number; its parameters are shared, so no member can go on."""
+
+
+class PoolError(SearchError):
+    """A pool cannot be used: a library, its address or its processes are not there."""

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from gnomon.evolution import saving
+from gnomon.evolution.answers import table_of
 from gnomon.evolution.birth import child, first, prove
+from gnomon.evolution.blueprint import Blueprint
 from gnomon.evolution.budget import Budget, Spent, memory_of
 from gnomon.evolution.chance import Chance
 from gnomon.evolution.errors import SearchError
@@ -57,10 +59,17 @@ class Evolution:
         seed: int = 0,
         device: torch.device | str | None = None,
     ) -> None:
-        self.space, self.seed = space, seed
-        self.selection: Selection = select or Best()
-        self.settings, self.budget = settings or Settings(), budget or Budget()
-        self.device = None if device is None else torch.device(device)
+        self.blueprint = own = Blueprint(
+            space,
+            optimizer,
+            select or Best(),
+            settings or Settings(),
+            budget or Budget(),
+            seed,
+            None if device is None else torch.device(device),
+        )
+        self.space, self.seed, self.device = space, seed, own.device
+        self.selection, self.settings, self.budget = own.select, own.settings, own.budget
         self.optimizer = SharedOptimizer(optimizer)
         self.round = 0  # how many were told
         self.spent = Spent()
@@ -73,6 +82,28 @@ class Evolution:
         check_fertile(space, base, make=self._make, forbids=self._forbids)
         self.lineage.add(base)
         self.optimizer.adopt(base)
+
+    @classmethod
+    def made_from(cls, blueprint: Blueprint) -> Evolution:
+        """The search at its start."""
+        b = blueprint
+        return cls(
+            b.space, b.optimizer, select=b.select, settings=b.settings, budget=b.budget,
+            seed=b.seed, device=b.device,
+        )  # fmt: skip
+
+    @property
+    def islands(self) -> tuple[Evolution, ...]:
+        """All populations of this search: one."""
+        return (self,)
+
+    @property
+    def waiting(self) -> tuple[Evolution, ...]:
+        """Those whose round is next."""
+        return () if self.done else (self,)
+
+    def begin(self) -> None:
+        """Nothing happens between two rounds; see `Islands.begin`."""
 
     @property
     def done(self) -> bool:
@@ -132,7 +163,7 @@ class Evolution:
         """
         if not self._open:
             raise SearchError("no round is open: ask() first")
-        self.correct = _table(self.members, correct)
+        self.correct = table_of(self.members, correct)
         scores = self.correct.double().mean(1).tolist()
         self.members = tuple(
             replace(m, score=score) for m, score in zip(self.members, scores, strict=True)
@@ -145,23 +176,38 @@ class Evolution:
         logger.info("round %d: best %s", self.round - 1, self.best)
 
     @property
+    def is_open(self) -> bool:
+        """Whether members are asked for, and not told yet."""
+        return self._open
+
+    def name(self, member: Member) -> str:
+        """The member's number."""
+        return str(member.id)
+
+    @property
     def best(self) -> Member:
         """The most accurate member; of equals the older one."""
         return max(self.members, key=lambda m: (m.score == m.score, m.score, -m.id))
 
     def selected(self, keep: int | None = None) -> tuple[Member, ...]:
         """The members that the selection picks, in its order, of those told last."""
+        keep = self.settings.keep if keep is None else keep
+        return tuple(self.members[row] for row in self.pick(self.results(), keep))
+
+    def results(self) -> Results:
+        """What was told last. Raises SearchError if nothing was."""
         if self.correct is None or self._open:
             raise SearchError("members can be selected only after tell(): they have no scores")
         sizes = [m.size for m in self.members]
-        results = Results(
+        return Results(
             self.correct.double(),
             torch.tensor([s.parameters for s in sizes], device="cpu"),
             torch.tensor([s.flops for s in sizes], device="cpu"),
         )
-        keep = self.settings.keep if keep is None else keep
-        rows = self.selection.select(results, keep, Chance(*self.key, "select"))
-        return tuple(self.members[row] for row in rows)
+
+    def pick(self, results: Results, keep: int) -> list[int]:
+        """The rows that the selection picks, with what it draws in this round."""
+        return self.selection.select(results, keep, Chance(*self.key, "select"))
 
     @property
     def memory(self) -> int:
@@ -204,21 +250,3 @@ class Evolution:
         if not problem:
             prove(self.space, parent, made)  # last: it takes the longest
         return problem
-
-
-def _table(members: Sequence[Member], correct: Mapping[int, Tensor]) -> Tensor:
-    """(members, examples) on the CPU. Raises SearchError if answers are missing or differ."""
-    wanted = [m.id for m in members]
-    if sorted(correct) != sorted(wanted):
-        raise SearchError(f"members {sorted(wanted)} were asked for, {sorted(correct)} are told")
-    rows = [correct[number].detach().cpu() for number in wanted]
-    shapes = {tuple(row.shape) for row in rows}
-    if len(shapes) != 1 or len(rows[0].shape) != 1 or not len(rows[0]):
-        raise SearchError(
-            f"answers must be one number per validation example, of all members alike; their "
-            f"shapes are {sorted(shapes)}"
-        )
-    table = torch.stack(rows)
-    if not bool(((table >= 0) & (table <= 1)).all()):
-        raise SearchError("how right an example is must be a number from 0 to 1")
-    return table

@@ -16,6 +16,7 @@ from gnomon.snapshot import unchanged
 from gnomon.tape import Call, tensors_in
 
 if TYPE_CHECKING:
+    from gnomon.evolution.lineage import Origin
     from gnomon.evolution.mutation import Mutation
 
 
@@ -31,7 +32,8 @@ class Size:
 class Member:
     """A network of the search.
 
-    id, parent, born: numbers; the base has no parent and was born in round 0.
+    id, parent, born: numbers; the base has no parent and was born in round 0. An immigrant has no
+                parent here either, and was born in the round that it came for.
     mutation:   how it differs from its parent.
     factor:     of its learning rate and weight decay: the product of |parent| / |child| (numbers of
                 parameters) along its lineage. Source: Painter, Deep Neuroevolution, C.3.
@@ -39,6 +41,7 @@ class Member:
                 the very same object.
     keys:       the key of each of its names; own: names of what it shares with nobody.
     score:      share of the validation examples it gets right; nan before it was told.
+    origin:     of an immigrant: where it comes from.
     """
 
     id: int
@@ -52,9 +55,12 @@ class Member:
     keys: Mapping[str, str] = field(repr=False)
     own: frozenset[str] = field(repr=False)
     score: float = math.nan
+    origin: Origin | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
         how = "the base" if self.parent is None else f"{self.mutation} of {self.parent}"
+        if self.origin is not None:
+            how = f"from island {self.origin.island}, {self.origin.id} there"
         return f"member {self.id}, {how}: {self.size.parameters:,} parameters, {self.score:.4f}"
 
 

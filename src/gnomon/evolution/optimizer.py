@@ -106,6 +106,17 @@ class SharedOptimizer:
         finally:
             group["params"] = []
 
+    def copy_of(self, member: Member) -> dict[str, dict[str, Any]]:
+        """A copy of what is kept for a member's parameters, by name."""
+        named = member.network.named_parameters()
+        return {name: copy.deepcopy(dict(self.state[p])) for name, p in named if p in self.state}
+
+    def give(self, member: Member, states: Mapping[str, Mapping[str, Any]]) -> None:
+        """Take over what `copy_of` gave, of another population's optimizer of the same kind."""
+        named = dict(member.network.named_parameters())
+        for name, state in states.items():
+            self._optimizer.state[named[name]] = dict(state)
+
     def tensors(self, parameters: Mapping[str, nn.Parameter]) -> dict[str, dict[str, Any]]:
         """The state by the key of its parameter."""
         return {k: dict(self.state[p]) for k, p in parameters.items() if p in self.state}

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gnomon.errors import BadCheckpoint, GrowthError
-from gnomon.evolution.birth import child, first
+from gnomon.evolution.birth import child, immigrant, made_along
 from gnomon.evolution.budget import Spent
 from gnomon.evolution.lineage import Lineage, lineage_of
 from gnomon.evolution.member import Member, distinct
@@ -35,7 +35,10 @@ _META = "gnomon.evolution"
 
 
 def state_of(evolution: Evolution) -> dict[str, Any]:
-    """{"meta": JSON, "tensors": by name}: a snapshot that later steps do not change."""
+    """{"meta": JSON, "tensors": by name}: a snapshot that later steps do not change.
+
+    Also of an open round, whose members are asked for and not told yet.
+    """
     members = evolution.members
     parameters = distinct(members)
     tensors: dict[str, Tensor] = {f"parameter|{key}": p for key, p in parameters.items()}
@@ -54,8 +57,9 @@ def state_of(evolution: Evolution) -> dict[str, Any]:
         tensors["correct"] = evolution.correct
     meta = {
         "format": _FORMAT,
-        "search": _identity(evolution),
+        "search": identity(evolution),
         "round": evolution.round,
+        "open": evolution._open,
         "spent": asdict(evolution.spent),
         "members": [[m.id, None if math.isnan(m.score) else m.score] for m in members],
         "lineage": evolution.lineage.to_json(),
@@ -65,7 +69,7 @@ def state_of(evolution: Evolution) -> dict[str, Any]:
     return {"meta": json.dumps(meta), "tensors": kept}
 
 
-def _identity(evolution: Evolution) -> dict[str, str]:
+def identity(evolution: Evolution) -> dict[str, str]:
     """What a search must have in common with one that goes on from its checkpoint."""
     settings = {k: v for k, v in asdict(evolution.settings).items() if k != "rounds"}
     return {
@@ -81,7 +85,7 @@ def restore(evolution: Evolution, state: Mapping[str, Any]) -> None:
     """Put a state into an evolution; nothing is changed if it does not fit."""
     try:
         meta, tensors = json.loads(state["meta"]), dict(state["tensors"])
-        _check(meta, _identity(evolution))
+        _check(meta, identity(evolution))
         lineage = lineage_of(meta["lineage"])
         living = [(int(number), score) for number, score in meta["members"]]
         members = _rebuilt(evolution, lineage, living)
@@ -97,7 +101,7 @@ def restore(evolution: Evolution, state: Mapping[str, Any]) -> None:
         evolution.optimizer.adopt(member)
     evolution.members, evolution.lineage = tuple(members), lineage
     evolution.spent, evolution.round, evolution.correct = spent, told, correct
-    evolution._open = False
+    evolution._open = bool(meta.get("open", False))
 
 
 def _check(meta: Mapping[str, Any], own: Mapping[str, str]) -> None:
@@ -117,10 +121,17 @@ def _rebuilt(
 ) -> list[Member]:
     """The living members with their ancestors' mutations, their values still to be put in."""
     space, seed = evolution.space, evolution.seed
-    made = {0: first(space, seed=seed, device=evolution.device)}
+    made = dict[int, Member]()
     members = []
     for number, score in living:
-        for birth in lineage.path(number)[1:]:
+        root, *rest = lineage.path(number)
+        if root.id not in made:
+            begun = made_along(space, lineage.way(root.id, seed), device=evolution.device)
+            origin = root.origin
+            made[root.id] = (
+                begun if origin is None else immigrant(begun, origin, id=root.id, born=root.born)
+            )
+        for birth in rest:
             if birth.id not in made:
                 assert birth.parent is not None and birth.mutation is not None
                 mutation = mutation_of(birth.mutation, space)

@@ -1,52 +1,50 @@
-"""Algorithm 1 on one machine: train, evaluate, tell, save, round after round."""
+"""Algorithm 1: round after round, on whatever pool, saved in between."""
 
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 
 from gnomon.evolution.evolution import Evolution
-from gnomon.evolution.member import Member
+from gnomon.evolution.islands import Islands
+from gnomon.evolution.pools.base import Pool
+from gnomon.evolution.pools.here import Here
 from gnomon.evolution.problem import Problem
-from gnomon.evolution.training import Joint, Trained, evaluate, recalibrate
-
-
-@dataclass(frozen=True)
-class Round:
-    """A round that is done: its members with their scores, and what training took."""
-
-    number: int
-    members: tuple[Member, ...]
-    trained: Trained
+from gnomon.evolution.rounds import Round
 
 
 def search(
-    evolution: Evolution, problem: Problem, *, path: str | os.PathLike[str] | None = None
+    evolution: Evolution,
+    problem: Problem,
+    *,
+    path: str | os.PathLike[str] | None = None,
+    pool: Pool | None = None,
 ) -> Iterator[Round]:
     """Go on until the search is done, a round at a time.
 
     path: where the search is saved after each round; `evolution.load(path)` goes on from there.
-    Raises Diverged.
+    pool: where it runs, by default in this process; the population does not depend on it.
+    Raises Diverged, PoolError.
     """
-    while not evolution.done:
-        start = time.perf_counter()
-        members, number = evolution.ask(), evolution.round
-        trained = joint(evolution, problem).train(
-            members, *evolution.key, "train", spent=evolution.spent
-        )
-        correct = {}
-        for member in members:
-            recalibrate(member, problem, *evolution.key, "recalibrate")
-            correct[member.id] = evaluate(member, problem)
-        seconds = time.perf_counter() - start
-        evolution.tell(correct, replace(trained.spent, seconds=seconds))
-        if path is not None:
-            evolution.save(path)
-        yield Round(number, evolution.members, trained)
+    for [done] in search_islands(evolution, problem, path=path, pool=pool):
+        yield done
 
 
-def joint(evolution: Evolution, problem: Problem) -> Joint:
-    """The joint training of the present round."""
-    return Joint(problem, evolution.optimizer, evolution.steps, evolution.budget)
+def search_islands(
+    searched: Islands | Evolution,
+    problem: Problem,
+    *,
+    path: str | os.PathLike[str] | None = None,
+    pool: Pool | None = None,
+) -> Iterator[list[Round]]:
+    """Go on until all islands are done: a round of each that is not, side by side if the pool can.
+
+    Parameters and errors as for `search`.
+    """
+    pool = pool or Here()
+    while not searched.done:
+        searched.begin()
+        rounds = pool.rounds([(island, problem) for island in searched.waiting])
+        if path is not None and pool.first:
+            searched.save(path)
+        yield rounds

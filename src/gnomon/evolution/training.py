@@ -16,6 +16,7 @@ from gnomon.evolution.errors import Diverged, OverBudget, SearchError
 from gnomon.evolution.member import Member
 from gnomon.evolution.optimizer import SharedOptimizer
 from gnomon.evolution.problem import Batch, Problem, answered, examples_in
+from gnomon.evolution.ranks import Alone, Ranks
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Joint:
     steps:   how many, each on one member, all members alike.
     before:  called between the backward pass and the update, with the member that is about to
              step: averages gradients over ranks, or clips them.
+    ranks:   processes that take every step together; then `before` is their `average`.
     """
 
     problem: Problem
@@ -41,6 +43,7 @@ class Joint:
     steps: int
     budget: Budget = field(default_factory=Budget)
     before: Callable[[Member], None] | None = None
+    ranks: Ranks = field(default_factory=Alone)
 
     def train(self, members: Sequence[Member], *key: object, spent: Spent | None = None) -> Trained:
         """Train for `steps`, or until the budget is spent. The key decides what is drawn.
@@ -48,29 +51,32 @@ class Joint:
         spent: what was spent before, as far as the budget goes. Raises Diverged, and OverBudget
         if not even the first step of a search can be paid.
         """
-        start, taken, before = time.perf_counter(), Spent(), spent or Spent()
+        # Asked at every step: only a budget of seconds is worth an agreement among processes.
+        clock = time.perf_counter if self.budget.seconds is None else self.ranks.clock
+        start, taken, before = clock(), Spent(), spent or Spent()
         # Apart, so that ranks with other data still draw the same members.
         chance, draw = Chance(*key, "members"), Chance(*key, "batches").generator
         totals: dict[int, Tensor] = {}
         counts = dict.fromkeys((m.id for m in members), 0)
         for member in members:
             member.network.train()
-        with drawn_from(*key, "layers", devices=_gpus(members)):
+        noise = (*key, "layers", self.ranks.rank) if self.ranks.rank else (*key, "layers")
+        with self.ranks.joined(), drawn_from(*noise, devices=_gpus(members)):
             for _ in range(self.steps):
                 member = members[chance.below(len(members))]
                 batch = self.problem.batch(draw)
                 examples = examples_in(batch[0])
                 flops = BACKWARD * member.size.flops * examples
-                now = before + taken + Spent(seconds=time.perf_counter() - start)
+                now = before + taken + Spent(seconds=clock() - start)
                 if self.budget.spent_by(now, flops):
                     _check_begun(now, flops)
                     break
-                loss = self.step(member, batch)
+                loss = self.step(member, self.ranks.part(batch))
                 totals[member.id] = loss + totals.get(member.id, 0.0)
                 counts[member.id] += 1
                 taken += Spent(1, examples, flops)
-        spent_now = taken + Spent(seconds=time.perf_counter() - start)
-        losses = {i: float(total) / counts[i] for i, total in totals.items()}
+        spent_now = taken + Spent(seconds=clock() - start)
+        losses = self.ranks.mean({i: float(t) / counts[i] for i, t in totals.items()})
         _check_finite(losses, members)
         return Trained(spent_now, counts, losses)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 
@@ -23,6 +23,7 @@ from gnomon.lab.training.recipe import Recipe
 from gnomon.schedule import Schedule
 
 Network = Callable[[Task], nn.Module]
+BASELINE = "scratch"  # the arm that the others are compared with, unless another is named
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,20 @@ class Start:
 
     carry: its optimizer goes along and what was spent on it counts (growth in mid-training);
            else the network is given, with a fresh optimizer, and the counters begin at 0.
+    counts: what was spent on it stands behind this arm; no where it only has to be known.
     """
 
     arm: str
     carry: bool = False
+    counts: bool = True
+
+
+class Begun(Protocol):
+    """An arm of any kind: for each seed it runs after the one that it starts from."""
+
+    @property
+    def start(self) -> Start | None:
+        """Which one that is."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +69,8 @@ class Arm:
     snapshots: keep the network from right after each growth, `growth-1.safetensors`, and the final
                one, `final.safetensors`.
     tests:     look at the test split at the end (no for an arm that others only start from).
+    blocks:    functions that make the blocks of its growths which a file cannot express, by name,
+               as in `gn.load`: a run that goes on makes them anew.
     """
 
     recipe: Recipe
@@ -68,6 +81,7 @@ class Arm:
     budget: Budget | None = None
     snapshots: bool = False
     tests: bool = True
+    blocks: Mapping[str, Callable[..., nn.Module]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if (self.network is None) == (self.start is None):
@@ -99,6 +113,7 @@ class Experiment:
     arms:     the arms in a size, by name, in the order in which they are shown.
     printed:  the source's own figures per arm, as shares (0.699), of `printed_as`.
     x:        what the picture's axis counts: epoch, step, flops, paper_flops or seconds.
+    baseline: the arm that the others are compared with, seed by seed.
     extra:    draws and writes more into a folder, given the folder of the runs.
     """
 
@@ -112,6 +127,7 @@ class Experiment:
     printed_as: str = "validation accuracy"
     x: Sequence[str] = ("epoch", "flops")
     threads: int = 1
+    baseline: str = BASELINE
     extra: Callable[[Path, Path], str | None] | None = None
 
 
@@ -147,8 +163,19 @@ def checked(arms: Mapping[str, Arm]) -> Mapping[str, Arm]:
 
 def root(arms: Mapping[str, Arm], name: str) -> Network:
     """The first network of the row of arms that ends in this one."""
-    arm = arms[name]
-    while arm.start is not None:
-        arm = arms[arm.start.arm]
-    assert arm.network is not None  # an arm without a start has a network
-    return arm.network
+    network = _row(arms, name)[0].network
+    assert network is not None  # an arm without a start has a network
+    return network
+
+
+def blocks_of(arms: Mapping[str, Arm], name: str) -> dict[str, Callable[..., nn.Module]]:
+    """What makes the blocks that a file cannot express, in all arms of the row."""
+    return {key: make for arm in _row(arms, name) for key, make in arm.blocks.items()}
+
+
+def _row(arms: Mapping[str, Arm], name: str) -> list[Arm]:
+    """The arm, behind those it starts from."""
+    row = [arms[name]]
+    while (start := row[0].start) is not None:
+        row.insert(0, arms[start.arm])
+    return row

@@ -11,21 +11,19 @@ once. The test split is never looked at.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from gnomon.adjustments import DivideRate, in_order
 from gnomon.errors import GrowthError
-from gnomon.lab.errors import BadFolder, LabError, MissingExtra
+from gnomon.lab.errors import LabError, MissingExtra
 from gnomon.lab.experiment import Arm
 from gnomon.lab.results.tables import Table
 from gnomon.lab.running.jobs import Crew, prepare, processes
+from gnomon.lab.running.lock import alone
 from gnomon.lab.running.orders import Order
 from gnomon.lab.training.train import Round
 
@@ -169,7 +167,7 @@ def search(
 
     told: called with each trial and how many are over.
     """
-    with alone(sweep):
+    with alone(sweep.order.folder, "search"):
         study = sweep.study()
         _ask_again(study)
         over = len(_over(study))
@@ -191,20 +189,6 @@ def search(
                 "are over are kept: the same command goes on."
             ) from None
         return _over(study)
-
-
-@contextmanager
-def alone(sweep: Sweep) -> Iterator[None]:
-    """Keep two searches out of one folder."""
-    folder = sweep.order.folder
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / "lock", timeout=0):
-            yield
-    except Timeout:
-        raise BadFolder(f"The folder '{folder}' is in use by another search.") from None
-    except OSError as error:
-        raise BadFolder(f"The folder '{folder}' cannot be written to: {error}.") from None
 
 
 def _ask_again(study: optuna.Study) -> None:

@@ -24,6 +24,8 @@ from gnomon.morphs.subject import Subject
 from gnomon.plan import Plan
 from gnomon.planner import Planner
 from gnomon.rules import R2R, Rule
+from gnomon.silence import Silence, silence, silent
+from gnomon.tied_streams import equal_copies, shares
 from gnomon.trial import changed_scales
 
 MOST_CHANNELS = 1 << 24  # beyond this a request is a slip of the keyboard
@@ -116,9 +118,9 @@ class Widen:
         analysis = subject.analysis
         chosen, skipped = select(self.patterns, analysis.groups, analysis)
         by_name = {g.name: g for g in analysis.groups}
-        grown = _Grown(self, by_name, {g.name for g, _ in chosen}, seed)
+        grown = _Grown(self, subject, by_name, {g.name for g, _ in chosen}, seed)
         for group, exact in chosen:
-            if group.verdict in ("refused", "tied"):
+            if group.verdict == "refused":
                 if exact:
                     raise Unsupported(f"'{group.name}' cannot grow: {group.reason}")
                 skipped.append((group.name, group.reason))
@@ -136,7 +138,10 @@ class Widen:
         skipped = [(name, why) for name, why in skipped if name not in embeddings]
         changed = changed_scales(subject.model, subject.calls, analysis, embeddings)
         scales = {name: 1 / ratio for name, ratio in changed.items()}
-        planner = Planner(subject.model, analysis, embeddings, self.rule, scales=scales)
+        planner = Planner(
+            subject.model, analysis, embeddings, self.rule,
+            scales=scales, silences=grown.silences, gains=grown.gains,
+        )  # fmt: skip
         widths = [replace(w, new=planner.width(by_name[w.group])) for w in grown.widths.values()]
         plan = planner.plan(str(self), seed, subject.fingerprint, tuple(widths), tuple(skipped))
         return replace(plan, notes=(*plan.notes, *grown.notes))
@@ -147,11 +152,14 @@ class _Grown:
     """The embeddings of a plan while it is made: of the groups asked for, and of those along."""
 
     morph: Widen
+    subject: Subject
     groups: Mapping[str, Group]
     selected: set[str]
     seed: int
     embeddings: dict[str, Embedding] = field(default_factory=dict)
     widths: dict[str, WidthChange] = field(default_factory=dict)
+    silences: dict[str, Silence] = field(default_factory=dict)
+    gains: dict[str, tuple[float, float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def take(self, group: Group) -> None:
@@ -169,7 +177,10 @@ class _Grown:
         for name, size in zip(names, in_proportion(names, self.groups, factor), strict=True):
             other = self.groups[name]
             found[name] = self._embed(other, size - resolve(other.leaf).size)
+        silences, gains = self._for_norms(found)
         self.embeddings |= found
+        self.silences |= silences
+        self.gains |= gains
         for name in names:
             other = self.groups[name]
             new = found[name].size * other.step
@@ -179,6 +190,22 @@ class _Grown:
             if not own:
                 note = f"the code makes '{name}' grow along with '{group.name}'"
                 self.notes += [note] if note not in self.notes else []
+
+    def _for_norms(
+        self, found: Mapping[str, Embedding]
+    ) -> tuple[dict[str, Silence], dict[str, tuple[float, float]]]:
+        """What the norms over a stream, and the tables that are tied to it, must hold then."""
+        analysis = self.subject.analysis
+        silences: dict[str, Silence] = {}
+        gains: dict[str, tuple[float, float]] = {}
+        for name, e in found.items():
+            group = self.groups[name]
+            averaged = any(law.kind == "uniform" for law in group.laws)
+            if group.verdict == "tied" and not silent(e):
+                gains |= shares(analysis, group, equal_copies(e))
+            if silent(e) and (group.verdict == "tied" or (group.verdict == "normed" and averaged)):
+                silences[name] = silence(self.subject.model, analysis, group)
+        return silences, gains
 
     def _more(self, group: Group) -> int:
         asked = self.morph.asked(group.width)
@@ -192,16 +219,24 @@ class _Grown:
         return k
 
     def _embed(self, group: Group, k: int) -> Embedding:
+        try:
+            draw = Draw(self.seed, group.name, -1)
+            e = self.morph.rule.embed(group.width // group.step, k, group.laws, draw)
+        except CannotPreserve as refusal:
+            raise CannotPreserve(f"'{group.name}' cannot grow by {self.morph}: {refusal}") from None
         missing = sorted(group.joint - self.selected)
-        if missing and any(law.kind == "uniform" for law in group.laws):
+        if missing and any(law.kind == "uniform" for law in group.laws) and not silent(e):
             raise CannotPreserve(
                 f"'{group.name}' is averaged together with {missing}: name them too, with Net2Net()"
             )
-        try:
-            draw = Draw(self.seed, group.name, -1)
-            return self.morph.rule.embed(group.width // group.step, k, group.laws, draw)
-        except CannotPreserve as refusal:
-            raise CannotPreserve(f"'{group.name}' cannot grow by {self.morph}: {refusal}") from None
+        averaged = any(law.norm for law in group.laws)
+        if group.verdict == "tied" and not (silent(e) or (averaged and equal_copies(e))):
+            raise Unsupported(
+                f"'{group.name}' cannot grow by {self.morph}: {group.reason}, so no rule can set "
+                f"them apart: untie it (b.weight = nn.Parameter(a.weight.clone())), or use "
+                f"NetMorph(zero='writers')"
+            )
+        return e
 
 
 def _factor(value: object) -> float:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from gnomon.axes import Axis, Misfit, resolve, unify
 
 Role = Literal["write", "follow", "read"]
-Fill = Literal["draw", "mean", "statistic"]
+Fill = Literal["draw", "mean", "statistic", "zero"]
 Kind = Literal["mixed", "fixed", "uniform", "zero"]
 
 
@@ -66,6 +66,7 @@ class Event:
     axis: Axis
     reason: str
     where: str
+    op: Op | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,14 +217,14 @@ class Context:
 
     def uniform(self, axis: Axis, reason: str) -> None:
         """The channels are averaged: only equal numbers of copies pass."""
-        self.events.append(Event("uniform", axis, reason, self.where))
+        self.events.append(Event("uniform", axis, reason, self.where, self.op))
 
     def no_zeros(self, axes: Iterable[Axis], reason: str) -> None:
         """Channels of zeros do not stay zero here, or would be dead."""
         where = self.where
         for axis in axes:
             if resolve(axis).size > 1:
-                self.events.append(Event("zero", axis, reason, where))
+                self.events.append(Event("zero", axis, reason, where, self.op))
 
     def fixed(self, size: int, reason: str) -> Axis:
         """A new axis that cannot grow."""

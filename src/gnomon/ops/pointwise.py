@@ -45,7 +45,7 @@ def acts_per_entry(t: Context, op: Op) -> None:
 def _pass_zeros(t: Context, op: Op, tensors: list[Tensor], axes: list[Axis]) -> None:
     name = op.name.rstrip("_") if op.name != "_prelu_kernel" else op.name
     if len(tensors) == 1:
-        if not _lives_at_zero(op.func, _scalars(op)):
+        if not lives_at_zero(op.func, _scalars(op)):
             t.no_zeros(axes, op.name)
     elif name not in _KEEPS_ZERO:
         t.no_zeros(axes, op.name)
@@ -63,7 +63,7 @@ def _scalars(op: Op) -> tuple[object, ...]:
 
 
 @lru_cache(maxsize=512)
-def _lives_at_zero(func: torch._ops.OpOverload, arguments: tuple[object, ...]) -> bool:
+def lives_at_zero(func: torch._ops.OpOverload, arguments: tuple[object, ...]) -> bool:
     """Whether f(0) = 0 and f has a slope there, found by calling it."""
     name = func._schema.name.rstrip("_")
     packet = getattr(torch.ops.aten, name.partition("::")[2], None)

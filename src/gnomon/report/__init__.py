@@ -1,8 +1,1 @@
-"""What the command line shows."""
-
-from gnomon.lab.results.tables import flops
-from gnomon.report.demo import Screen, show
-from gnomon.report.runs import RunScreen
-from gnomon.report.tables import print_table
-
-__all__ = ["RunScreen", "Screen", "flops", "print_table", "show"]
+"""What the command line shows. Each file needs what its command needs, so none is imported here."""

@@ -18,13 +18,15 @@ from gnomon.lab.search import Row, Told, population
 class SearchScreen:
     """Watches a search. On a terminal it shows the population, elsewhere a line per round."""
 
-    def __init__(self, console: Console, rounds: int) -> None:
+    def __init__(self, console: Console, rounds: int, *, seeds: bool = False) -> None:
+        """seeds: several searches are watched, a line for each round of each."""
         self.console, self.rounds = console, rounds
+        self._live_table = console.is_terminal and not seeds
         self._last: Told | None = None
         self._live = Live(get_renderable=self._shown, console=console, refresh_per_second=4)
 
     def __enter__(self) -> Self:
-        if self.console.is_terminal:
+        if self._live_table:
             self._live.start()
         return self
 
@@ -34,19 +36,19 @@ class SearchScreen:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self.console.is_terminal:
+        if self._live_table:
             self._live.stop()
 
-    def told(self, news: Told) -> None:
-        """A round is over."""
+    def told(self, news: Told, about: str = "") -> None:
+        """A round is over. about: of which search."""
         self._last = news
-        if not self.console.is_terminal:
+        if not self._live_table:
             best = news.best
             picked = sorted((row for row in news.rows if row.selected), key=_place)
             self.console.print(
-                f"[{news.round}/{news.rounds}] best {best.accuracy:.2%}: member {best.id}, "
-                f"{best.parameters:,} parameters, {flops(best.flops)}FLOPs; selected "
-                f"{', '.join(str(row.id) for row in picked)}; {duration(news.spent.seconds)}",
+                f"{about}[{news.round}/{news.rounds}] best {best.accuracy:.2%}: "
+                f"member {best.name}, {best.parameters:,} parameters, {flops(best.flops)}FLOPs; "
+                f"selected {', '.join(row.name for row in picked)}; {duration(news.spent.seconds)}",
                 soft_wrap=True, markup=False, highlight=False,
             )  # fmt: skip
 
@@ -70,8 +72,8 @@ class SearchScreen:
         return table
 
 
-def _place(row: Row) -> int:
-    return row.selected or 0
+def _place(row: Row) -> tuple[int, int]:
+    return row.island, row.selected or 0
 
 
 def _spent(news: Told) -> str:

@@ -29,11 +29,13 @@ class Law:
 
     kind "uniform": the channels are averaged, so all of them must be copied equally often.
     kind "zero":    a zero signal does not come out as zero, or comes out dead.
+    norm: what kind of norm averages them; "" for any other average.
     """
 
     kind: Literal["uniform", "zero"]
     reason: str
     where: str
+    norm: Literal["", "layer", "rms"] = ""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

@@ -22,9 +22,11 @@ class NetMorph(Rule):
         zero="readers"    writers   W | U          readers   V | 0
         zero="writers"    writers   W | 0          readers   V | b
 
-    Zero readers are exact everywhere. Zero writers need an activation with f(0) = 0 and a slope
-    there, and no norm: behind a ReLU they would be dead for ever, so that is refused. `permute`
-    shuffles the channels afterwards, as the paper does.
+    Zero readers are exact everywhere but under a norm over the channels. Zero writers need an
+    activation with f(0) = 0 and a slope there: behind a ReLU they would be dead for ever, so that
+    is refused. A stream under RMSNorm can grow by any number of zero writers: gains and eps are
+    rescaled. Under LayerNorm the new channels are the mean of the old ones, of which it leaves
+    zeros. `permute` shuffles the channels afterwards, as the paper does.
     """
 
     zero: Literal["readers", "writers"] = "readers"
@@ -39,9 +41,11 @@ class NetMorph(Rule):
 
     def embed(self, n: int, k: int, laws: frozenset[Law], draw: Draw) -> Embedding:
         """Fresh channels behind the old ones, or channels of zeros."""
-        refuse_uniform(self, laws)
+        normed = self._is_normed(laws)
+        if not normed:
+            refuse_uniform(self, laws)
         dead = next((law for law in laws if law.kind == "zero"), None)
-        if self.zero == "writers" and dead is not None:
+        if self.zero == "writers" and dead is not None and not normed:
             raise CannotPreserve(
                 f"zero writers do not live through {dead.reason} in '{dead.where}'; use "
                 f"NetMorph(zero='readers')"
@@ -50,6 +54,13 @@ class NetMorph(Rule):
         new = n + torch.arange(k) if fresh else torch.full((k,), -1)
         source = torch.cat([torch.arange(n), new])
         return monomial(source[draw.permutation(n + k)] if self.permute else source, n, fresh)
+
+    def _is_normed(self, laws: frozenset[Law]) -> bool:
+        """Whether zero writers may pass: what they meet before and after is found on the tape."""
+        averages = [law for law in laws if law.kind == "uniform"]
+        if self.zero == "readers" or not averages:
+            return False
+        return all(law.norm for law in averages)
 
     def free(self, columns: Tensor, e: Embedding, draw: Draw) -> Tensor:
         """Zeros for fresh signals; anything for channels that carry nothing."""

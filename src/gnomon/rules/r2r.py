@@ -65,4 +65,5 @@ def refuse_uniform(rule: Rule, laws: frozenset[Law]) -> None:
             raise CannotPreserve(
                 f"{type(rule).__name__} adds channels that {law.reason} in '{law.where}' would mix "
                 f"into the old ones; Net2Net() can copy all of them equally often (by=2, 3, ...)"
+                + (", NetMorph(zero='writers') can add any number" if law.norm else "")
             )

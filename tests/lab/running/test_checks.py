@@ -77,6 +77,32 @@ def test_a_schedule_that_cannot_be_is_known_beforehand(schedule, said, tmp_path)
         check(asked, asked.arms, (0,))
 
 
+ODD = """
+from gnomon import Deepen
+class Odd(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.first, self.last = nn.Linear(width, 8), nn.Linear(8, width)
+    def forward(self, x):
+        return self.last(self.first(x).relu())
+"""
+
+
+def test_a_block_that_a_file_cannot_express_must_be_given(tmp_path):
+    def asked(name, blocks):
+        grow = f"At(Deepen('hidden', block=Odd(4)), epoch=1), blocks={blocks}"
+        arms = f"{{'a': Arm(recipe(size), small, schedule={grow})}}"
+        text = f"{ODD}\ndef mine(size): return {arms}\nEXPERIMENT = experiment(mine)\n"
+        path = experiment_file(tmp_path, name, text=text)
+        return Order(path, preset="quick", seeds=(0,), folder=tmp_path / "runs")
+
+    without = asked("without", "{}")
+    with pytest.raises(LabError, match=r"puts in '.*Odd'.*blocks="):
+        check(without, without.arms, (0,))
+    given = asked("given", "{__name__ + '.Odd': lambda: Odd(4)}")
+    assert check(given, given.arms, (0,))["a"].epochs == 2
+
+
 def test_growth_is_checked_on_the_network_that_the_arm_starts_from(tmp_path):
     """Twice from 4 to 8 by name of the width: the second one would not grow anything."""
     arms = """
@@ -117,3 +143,11 @@ def test_a_folder_that_holds_runs_needs_resume(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(LabError, match="is not a folder"):
         check_folder(tmp_path / "file", resume=True)
+
+
+def test_a_moment_is_counted_in_the_epochs_own_steps(tmp_path):
+    """A pass has six steps, two epochs of two steps have four: the fifth never comes."""
+    late = 'Arm(recipe(size, steps=2), small, schedule=At(Widen("hidden", by=2), step=5))'
+    asked = order(tmp_path, f'"late": {late}', machine=Machine("cpu"))
+    with pytest.raises(LabError, match="never comes: it trains for 2 epochs, 4 steps"):
+        check(asked, asked.arms, (0,))

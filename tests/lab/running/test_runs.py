@@ -445,6 +445,29 @@ def test_addresses_in_memory_are_no_settings(task, tmp_path):
     bench(tmp_path, second).run("run", 0, task, tell=lambda round: None)
 
 
+class Odd(nn.Module):
+    """A block that a file cannot express: what it was given is nowhere to be read."""
+
+    def __init__(self, layers):
+        super().__init__()
+        self.first, self.last = nn.Conv2d(*layers, 1), nn.Conv2d(*layers[::-1], 1)
+
+    def forward(self, x):
+        return self.last(self.first(x).relu())
+
+
+def test_a_run_with_a_block_of_its_own_goes_on_to_the_same_bits(task, tmp_path):
+    schedule = At(gn.Deepen("stem.2", block=Odd((4, 8))), epoch=1)
+    blocks = {f"{__name__}.Odd": lambda: Odd((4, 8))}
+    arms = {"run": replace(GROWN, schedule=schedule, blocks=blocks)}
+    bench(tmp_path / "whole", arms).run("run", 0, task)
+    with pytest.raises(Stop):
+        bench(tmp_path / "cut", arms).run("run", 0, task, tell=stop_at(2))
+    bench(tmp_path / "cut", arms).run("run", 0, task)
+    assert result(place(tmp_path / "cut")) == result(place(tmp_path / "whole"))
+    assert lines(place(tmp_path / "cut")) == lines(place(tmp_path / "whole"))
+
+
 # --- folders
 
 

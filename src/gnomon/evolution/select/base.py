@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from gnomon.evolution.chance import Chance
@@ -27,8 +29,23 @@ class Results:
         """The mean over the examples, for each member."""
         return [float(a) for a in self.correct.mean(1)]
 
+    def of(self, rows: Sequence[int]) -> Results:
+        """Those of some members."""
+        return Results(
+            self.correct[list(rows)], self.parameters[list(rows)], self.flops[list(rows)]
+        )
+
     def __len__(self) -> int:
         return len(self.correct)
+
+
+def pooled(results: Sequence[Results]) -> Results:
+    """Those of several populations that were told on the same examples, one after the other."""
+    return Results(
+        torch.cat([r.correct for r in results]),
+        torch.cat([r.parameters for r in results]),
+        torch.cat([r.flops for r in results]),
+    )
 
 
 class Selection(Protocol):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gnomon.errors import GrowthError
 from gnomon.grower import Grower, Morph
 from gnomon.lab.data.tasks import Task
 from gnomon.lab.errors import LabError
-from gnomon.lab.experiment import Arm, Network, root
+from gnomon.lab.experiment import Arm, Network, blocks_of, root
 from gnomon.lab.running.orders import Order
 from gnomon.lab.training.compute import step_flops
 from gnomon.lab.training.starts import seeded
@@ -99,11 +99,12 @@ class Look:
         arm = self.arms[name]
         if arm.schedule is None:
             return [first] * (most + 1)
-        steps = len(self.task.train) // min(arm.recipe.batch, len(self.task.train))
+        steps = arm.recipe.epoch(len(self.task.train))
         _check_comes(arm.schedule, arm.recipe.epochs, steps)
         epochs = {other: forecast.epochs for other, forecast in self.forecasts.items()}
         row = Row.of(self.arms, name, steps, {**epochs, name: most})
         found = self._simulation(arm, root(self.arms, name), row)
+        _check_made_again(found, blocks_of(self.arms, name))
         sizes = [_size_at(found, row.epochs - most + epoch, steps) for epoch in range(-1, most + 1)]
         return [first * size / sizes[0] for size in sizes[1:]]
 
@@ -136,6 +137,17 @@ def _size_at(found: Simulation, epoch: int, steps: int) -> int:
         when = size.number if size.unit == "epoch" else size.number / steps
         flops = size.flops if when <= epoch else flops
     return flops
+
+
+def _check_made_again(found: Simulation, blocks: Collection[str]) -> None:
+    """Refuse blocks with which a run that was interrupted could not go on."""
+    for size in found.sizes:
+        for missing in sorted({*size.factories} - {*blocks}):
+            raise LabError(
+                f"{size.morph} puts in '{missing}', whose arguments a file cannot express: a run "
+                f"that is interrupted could not go on. Say how it is made: "
+                f"Arm(..., blocks={{'{missing}': a function}})."
+            )
 
 
 def _check_comes(schedule: Schedule, epochs: int, steps_per_epoch: int) -> None:

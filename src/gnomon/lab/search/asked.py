@@ -14,11 +14,15 @@ from gnomon.evolution import (
     Budget,
     CoEvolution,
     Evolution,
+    Here,
+    Islands,
     Pareto,
+    Pool,
     Selection,
     Settings,
     Tournament,
 )
+from gnomon.evolution.chance import number
 from gnomon.lab.data.tasks import Task
 from gnomon.lab.errors import LabError
 from gnomon.lab.search.spaces import SPACES, space_of
@@ -39,6 +43,7 @@ class Asked:
 
     data:  a name or a folder, as for `tasks.load`. space: "stages" or "any".
     model: FILE.py:FUNCTION for the space "any": called with the `Task`, it gives the base network.
+    islands, exchange: how many populations, and after how many rounds they exchange their best.
     batch, lr, weight_decay: of Adam, which trains members and the top of the ensemble.
     top_steps: of that top.
 
@@ -56,6 +61,8 @@ class Asked:
     lr: float = 3e-3
     weight_decay: float = 1e-6
     top_steps: int = 5000
+    islands: int = 1
+    exchange: int = 5
     seed: int = 0
     device: str = "auto"
 
@@ -67,6 +74,11 @@ class Asked:
             raise ValueError(f"a model is searched around in the space 'any', not '{self.space}'")
         if self.batch < 2:
             raise ValueError(f"batch={self.batch} must be 2 or more: BatchNorm compares examples")
+        for name in ("islands", "exchange"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be 1 or more")
+        if self.islands > 1 and self.settings.size < 2:
+            raise ValueError("islands of a single member cannot exchange it: size must be above 1")
         if self.top_steps < 0:
             raise ValueError(f"top_steps={self.top_steps} must be 0 or more")
         if not (0 < self.lr < float("inf")) or not (0 <= self.weight_decay < float("inf")):
@@ -92,14 +104,24 @@ class Asked:
         free = [name for name in here if name.startswith(FREE)]
         return sorted(name for name in here if name not in free and here[name] != there[name])
 
-    def evolution(self, task: Task) -> Evolution:
-        """The search at its start. Raises GrowthError or LabError if there is nothing to search."""
+    def searched(self, task: Task, pool: Pool | None = None) -> Evolution | Islands:
+        """The search at its start, on a pool's device. Raises GrowthError or LabError."""
+        if self.islands == 1:
+            return self.evolution(task, pool)
+        budget = shared_among(self.budget, self.islands)
+        alone = replace(self, islands=1, budget=budget)
+        seeds = [number(self.seed, "island", i) for i in range(1, self.islands + 1)]
+        made = [replace(alone, seed=seed).evolution(task, pool) for seed in seeds]
+        return Islands(made, every=self.exchange)
+
+    def evolution(self, task: Task, pool: Pool | None = None) -> Evolution:
+        """A population at its start. Raises GrowthError or LabError if none can be searched."""
         if self.batch > len(task.train):
             raise LabError(
                 f"A batch of {self.batch} cannot be drawn: the data '{task.name}' have "
                 f"{len(task.train)} training images. Use a smaller --batch."
             )
-        device = Machine(self.device).fabric().device
+        device = (pool or Here()).device(Machine(self.device).fabric().device)
         return Evolution(
             space_of(self.space, self.model, task),
             self.maker,
@@ -127,6 +149,19 @@ class Asked:
             own = {f.name for f in fields(part)} & given.keys()
             parts[name] = replace(part, **{f: given.pop(f) for f in sorted(own)})
         return replace(self, **parts, **given)
+
+
+def shared_among(budget: Budget, islands: int) -> Budget:
+    """An island's part of what all of them may take together; limits of one network stay."""
+
+    def part(value: int | None) -> int | None:
+        return None if value is None else max(1, value // islands)
+
+    seconds = None if budget.seconds is None else budget.seconds / islands
+    return replace(
+        budget, memory=part(budget.memory), training_flops=part(budget.training_flops),
+        seconds=seconds,
+    )  # fmt: skip
 
 
 def usual(data: str) -> Asked:

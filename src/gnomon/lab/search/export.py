@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from gnomon.evolution import Evolution, export
+from gnomon.evolution import Evolution, Islands, export
 from gnomon.evolution.ensemble import Hierarchical
 from gnomon.lab.data.tasks import Task, load
 from gnomon.lab.errors import BadFolder, LabError
@@ -25,28 +25,28 @@ def best(folder: Path) -> nn.Module:
 
     Raises LabError, GrowthError.
     """
-    _, evolution, _ = _finished(Folder(folder))
-    return export(evolution.best).eval()
+    _, searched, _ = _finished(Folder(folder))
+    return export(searched.best).eval()
 
 
 def ensemble(folder: Path) -> Hierarchical:
     """The hierarchical ensemble of the selected members of a finished search, as `best`."""
-    asked, evolution, task = _finished(Folder(folder))
+    asked, searched, task = _finished(Folder(folder))
     example = next(problem_of(task, asked.batch).held_out())[0]
-    joined = top_of(asked, [member.network for member in evolution.selected()], example)
+    joined = top_of(asked, [member.network for member in searched.selected()], example)
     read_top(joined, folder / TOP)
     return joined.eval()
 
 
-def _finished(folder: Folder) -> tuple[Asked, Evolution, Task]:
+def _finished(folder: Folder) -> tuple[Asked, Evolution | Islands, Task]:
     asked = folder.asked()
     if folder.result() is None:
         raise LabError(f"The search in '{folder.path}' is not finished: go on with --resume.")
     with threads(1 if asked.data == "digits" else None):
         task = load(asked.data, seed=asked.seed)
-        evolution = asked.changed(device="cpu").evolution(task)
-        evolution.load(folder.path / CHECKPOINT)
-    return asked, evolution, task
+        searched = asked.changed(device="cpu").searched(task)
+        searched.load(folder.path / CHECKPOINT)
+    return asked, searched, task
 
 
 class Whole(nn.Module):

@@ -57,11 +57,22 @@ class Folder:
             place = Path("runs") / f"{name}-{number}"
         return cls(place)
 
+    @classmethod
+    def of_seeds(cls, path: Path) -> list[Folder]:
+        """The searches of several seeds that lie in a folder, seed0, seed1, ..., in that order."""
+        there = [p for p in path.glob("seed*") if p.name[4:].isdigit() and cls(p).taken]
+        return [cls(p) for p in sorted(there, key=lambda p: int(p.name[4:]))]
+
+    def of_seed(self, seed: int) -> Folder:
+        """The folder of one of several seeds."""
+        return Folder(self.path / f"seed{seed}")
+
     @property
     def taken(self) -> bool:
         """Whether it holds a search, or a run of another kind."""
         lines = self.path / METRICS
-        return (self.path / CONFIG).exists() or (lines.exists() and lines.stat().st_size > 0)
+        here = (self.path / CONFIG).exists() or (lines.exists() and lines.stat().st_size > 0)
+        return here or bool(Folder.of_seeds(self.path))
 
     def asked(self) -> Asked:
         """What the search in it was asked. Raises BadFolder if there is none."""

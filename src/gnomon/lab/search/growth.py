@@ -25,8 +25,8 @@ CHOSEN, ALIVE, GONE = "#D55E00", "#0072B2", "#C9CDD2"
 
 def draw_front(history: Sequence[Told], path: Path, *, title: str, note: str) -> None:
     """Every member there was, as it stood when it was last told: accuracy against forward FLOPs."""
-    last = {row.id: row for told in history for row in told.rows}
-    alive = {row.id for row in history[-1].rows}
+    last = {row.key: row for told in history for row in told.rows}
+    alive = {row.key for row in history[-1].rows}
     with rc_context({**STYLE, "svg.hashsalt": title}):
         figure = Figure(figsize=(7.4, 4.9))
         axes = figure.add_axes((0.1, 0.2, 0.86, 0.66))
@@ -44,13 +44,13 @@ def draw_front(history: Sequence[Told], path: Path, *, title: str, note: str) ->
             linewidth=1.0, linestyle=(0, (4, 2)), zorder=3, label="nobody better for less",
             drawstyle="steps-post",
         )  # fmt: skip
-        gone = [row for row in rows if row.id not in alive]
+        gone = [row for row in rows if row.key not in alive]
         _dots(axes, gone, GONE, "no longer alive", 5.0)
-        living = [row for row in rows if row.id in alive and row.selected is None]
+        living = [row for row in rows if row.key in alive and row.selected is None]
         _dots(axes, living, ALIVE, "alive at the end", 6.5)
-        _dots(axes, [r for r in rows if r.id in alive and r.selected], CHOSEN, "selected", 7.5)
-        _label(axes, last[0], "base")
-        if (best := history[-1].best).id:
+        _dots(axes, [r for r in rows if r.key in alive and r.selected], CHOSEN, "selected", 7.5)
+        _label(axes, rows[0], "base")
+        if (best := history[-1].best).before is not None:
             _label(axes, best, f"best: {best.accuracy:.1%}")
         _words(figure, axes, title, note)
         save(figure, path)

@@ -30,10 +30,28 @@ def lanes(history: Sequence[Told]) -> list[dict[int, int]]:
     return found
 
 
-def ancestry(history: Sequence[Told], member: int) -> list[int]:
-    """Ids from the base to a member."""
-    parents = {row.id: row.parent for told in history for row in told.rows}
+def bands(
+    history: Sequence[Told],
+) -> tuple[list[dict[tuple[int, int], int]], list[tuple[int, int]]]:
+    """The same for islands, one band of lanes below the other with a lane between.
+
+    Returns per round the lane of each member by its key, and each island's first and last lane.
+    """
+    places: list[dict[tuple[int, int], int]] = [{} for _ in history]
+    found: list[tuple[int, int]] = []
+    for island in zip(*(told.islands for told in history), strict=True):
+        first = found[-1][1] + 2 if found else 0
+        lane = lanes(island)
+        for place, told, own in zip(places, island, lane, strict=True):
+            place |= {row.key: first + own[row.id] for row in told.rows}
+        found.append((first, first + max(max(own.values()) for own in lane)))
+    return places, found
+
+
+def ancestry(history: Sequence[Told], member: tuple[int, int]) -> list[tuple[int, int]]:
+    """Keys from a base to a member, across islands."""
+    before = {row.key: row.before for told in history for row in told.rows}
     found = [member]
-    while (parent := parents.get(found[0])) is not None:
-        found.insert(0, parent)
+    while (earlier := before.get(found[0])) is not None:
+        found.insert(0, earlier)
     return found

@@ -13,7 +13,7 @@ from gnomon.lab.running.record import METRICS, one_line, told
 from gnomon.lab.search.asked import Asked
 from gnomon.lab.search.folder import Folder
 from gnomon.lab.search.growth import draw_front, draw_sizes
-from gnomon.lab.search.news import Told
+from gnomon.lab.search.news import Told, named
 from gnomon.lab.search.tree import draw_tree
 
 NAME = "search"
@@ -34,7 +34,7 @@ def write_page(folder: Folder) -> Path:
         raise LabError(f"There is nothing to draw: no round is in '{folder.path / METRICS}'.")
     line = one_line({**folder.signature(), **_facts(asked)})
     with told(folder.path):
-        about = f"{asked.data}, {asked.space}"
+        about = _about(asked)
         draw_tree(
             history, folder.path / "lineage", title=f"{PICTURES['lineage']}: {about}", note=line
         )
@@ -46,8 +46,14 @@ def write_page(folder: Folder) -> Path:
     return page
 
 
+def _about(asked: Asked) -> str:
+    islands = f", {asked.islands} islands" if asked.islands > 1 else ""
+    return f"{Path(asked.data).name}, {asked.space}{islands}"
+
+
 def _facts(asked: Asked) -> dict[str, object]:
     s = asked.settings
+    islands = {"islands": asked.islands, "exchange": asked.exchange}
     return {
         "data": Path(asked.data).name,
         "space": asked.space,
@@ -61,6 +67,7 @@ def _facts(asked: Asked) -> dict[str, object]:
         "lr": f"{asked.lr:g}",
         "wd": f"{asked.weight_decay:g}",
         "seed": asked.seed,
+        **(islands if asked.islands > 1 else {}),
     }
 
 
@@ -114,8 +121,8 @@ def population(news: Told) -> Table:
     """The members of a round, the most accurate first."""
     rows = [
         (
-            str(row.id),
-            "-" if row.parent is None else str(row.parent),
+            row.name,
+            "-" if row.before is None else named(row.before),
             row.mutation,
             f"{row.parameters:,}",
             flops(row.flops),
@@ -129,5 +136,7 @@ def population(news: Told) -> Table:
         f"{news.held:,} parameters in all, each shared one counted once; {separate:,} if every "
         f"member had its own. selected: as which it was picked to go on."
     )
+    if any(row.island for row in news.rows):
+        note += " 2.14 is member 14 of the second island; nothing is shared between islands."
     headings = ("id", "parent", "mutation", "parameters", "FLOPs", "validation", "selected")
     return Table("Population", headings, rows, note, left=3)

@@ -28,7 +28,7 @@ def space_of(name: str, model: str | None, task: Task) -> Space:
     if name == "stages":
         return stages(task)
     examples = task.normalised(task.train.images[:EXAMPLES]).cpu()
-    build = _default(task) if model is None else partial(_user_function(model), task)
+    build = _default(task) if model is None else UsersModel(model, task)
     return AnyModel(build, examples)
 
 
@@ -58,6 +58,23 @@ def _default(task: Task) -> Callable[[], nn.Module]:
     if task.channels == 1:
         return partial(DigitsNet, 4, classes=task.classes)
     return partial(ResNetCifar18, Fraction(1, 8), classes=task.classes, channels=task.channels)
+
+
+class UsersModel:
+    """Makes the network of a user's file; another process reads the file anew, where it lies here.
+
+    Raises LabError.
+    """
+
+    def __init__(self, where: str, task: Task) -> None:
+        self._arguments = where, task
+        self._function = _user_function(where)
+
+    def __call__(self) -> nn.Module:
+        return self._function(self._arguments[1])
+
+    def __reduce__(self) -> tuple[type[UsersModel], tuple[str, Task]]:
+        return UsersModel, self._arguments
 
 
 def _user_function(where: str) -> Callable[[Task], nn.Module]:

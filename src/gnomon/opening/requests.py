@@ -1,0 +1,75 @@
+"""What a command line asks to grow, as morphs: `PATTERN=1.5` and `PATTERN:+2`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from gnomon.errors import NoSuchGroup
+from gnomon.morphs import Deepen, Widen
+from gnomon.rules import R2R, Hybrid, Net2Net, NetMorph, RandPad, Rule
+
+RULES: Mapping[str, type[Rule]] = {
+    "r2r": R2R,
+    "net2net": Net2Net,
+    "netmorph": NetMorph,
+    "hybrid": Hybrid,
+    "randpad": RandPad,
+}
+_LISTED = 12
+
+
+def widened(text: str, rule: Rule) -> Widen:
+    """`PATTERN=1.5` times as wide, `PATTERN=+8` channels more, `PATTERN=to:64` channels.
+
+    Raises ValueError.
+    """
+    pattern, equals, amount = text.rpartition("=")
+    if not equals or not pattern:
+        raise ValueError(f"'{text}' is not PATTERN=1.5, PATTERN=+8 or PATTERN=to:64")
+    try:
+        if amount.startswith("+"):
+            return Widen(pattern, add=int(amount), rule=rule)
+        if amount.startswith("to:"):
+            return Widen(pattern, to=int(amount.removeprefix("to:")), rule=rule)
+        return Widen(pattern, by=float(amount), rule=rule)
+    except ValueError as fault:
+        raise ValueError(f"'{text}': {fault}") from None
+
+
+def deepened(text: str, rule: Rule, model: nn.Module) -> list[Deepen]:
+    """`PATTERN:+2` layers behind each module that a path or glob names; of a container, its last.
+
+    Raises ValueError, or NoSuchGroup for a pattern that matches nothing.
+    """
+    pattern, colon, amount = text.rpartition(":")
+    try:
+        count = int(amount)
+        if not colon or not pattern or not amount.startswith("+"):
+            raise ValueError
+    except ValueError:
+        raise ValueError(f"'{text}' is not PATTERN:+COUNT, as layers.3:+2") from None
+    paths = [path for path, _ in model.named_modules() if path]
+    chosen = [path for path in paths if path == pattern or fnmatchcase(path, pattern)]
+    if not chosen:
+        raise NoSuchGroup(f"no module matches '{pattern}'. There are {_listed(model, paths)}")
+    chosen = [path for path in chosen if not any(path.startswith(f"{c}.") for c in chosen)]
+    places = dict.fromkeys(_last(model, path) for path in chosen)
+    return [Deepen(place, rule=rule, count=count) for place in reversed(places)]
+
+
+def _last(model: nn.Module, path: str) -> str:
+    """The last child of a container, down to what is none; else the module itself."""
+    module = model.get_submodule(path)
+    while type(module) in (nn.Sequential, nn.ModuleList) and len(module._modules):
+        name, child = list(module._modules.items())[-1]
+        assert child is not None
+        path, module = f"{path}.{name}", child
+    return path
+
+
+def _listed(model: nn.Module, paths: Sequence[str]) -> str:
+    names = [path for path in paths if path.count(".") <= 1]
+    return ", ".join(names[:_LISTED]) + (", ..." if names[_LISTED:] else "")

@@ -1,0 +1,49 @@
+"""Factories that the tests name on a command line."""
+
+import torch
+from torch import nn
+
+
+def small(width=4):
+    layers = (nn.Linear(3, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
+    return nn.Sequential(*layers, nn.Linear(width, 2)), torch.linspace(-1, 1, 15).view(5, 3)
+
+
+def normed():
+    """With buffers in and outside of the state_dict."""
+    layers = (nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 6, 3), nn.Flatten())
+    return nn.Sequential(*layers, nn.Linear(24, 2))
+
+
+class Tied(nn.Module):
+    """An embedding that is the head too, and a table outside of the state_dict."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(11, 6)
+        self.up, self.down = nn.Linear(6, 8), nn.Linear(8, 6)
+        self.head = nn.Linear(6, 11, bias=False)
+        self.head.weight = self.embed.weight
+        self.register_buffer("table", torch.arange(6.0), persistent=False)
+
+    def forward(self, x):
+        y = self.embed(x) + self.table
+        return self.head(y + self.down(torch.relu(self.up(y))))
+
+
+def tied():
+    return Tied(), torch.tensor([[1, 2, 3], [4, 5, 6]])
+
+
+def nothing():
+    return 3
+
+
+def failing():
+    raise OSError("no such disk")
+
+
+def nan():
+    model, example = small()
+    nn.init.constant_(model[0].weight, float("nan"))
+    return model, example
