@@ -93,8 +93,7 @@ def test_copies_and_pickles_compute_the_same(rule, toy):
 def test_existing_weights_stay_bit_for_bit(rule, toy):
     g = growth(rule, toy)
     if rule in ("R2R", "NetMorph", "Hybrid"):
-        scaled = any(factor != 1 for factor in g.plan.against.values())  # attention's own scale
-        assert bool(g.plan.changed) == scaled
+        assert bool(g.plan.changed) == is_scaled(g.plan)
     for edit in g.plan.edits:
         if edit.name not in g.plan.changed:
             now = old_part(tensors(g.new)[edit.name], edit, g.plan)
@@ -175,13 +174,20 @@ def together(model, plan, pairs_only):
     return found
 
 
+def is_scaled(plan):
+    """Whether keys make up for a scale of attention that the code computes from the width."""
+    return any(factor != 1 for factor in plan.against.values())
+
+
 @at("Net2Net")
 def test_float32_moves_by_rounding_only(rule, toy):
     g = growth(rule, toy, torch.float32)
     for training in (False, True):
         before, after = (answers(m, g.inputs, training) for m in (g.old, g.new))
         assert change(before, after) <= 1e-5
-    assert g.receipts[0].largest_change_float64 <= 1e-12
+    # Keys that make up for attention's own scale are rounded once more: sqrt(5 / 3) is no float32.
+    limit = torch.finfo(torch.float32).eps if is_scaled(g.plan) else 1e-12
+    assert g.receipts[0].largest_change_float64 <= limit
 
 
 @at("R2R")
