@@ -36,6 +36,17 @@ def test_axes_are_named_in_words():
     assert "head dimension: any rule" in str(grower_of("attention_fused"))
 
 
+def test_the_table_says_that_keys_are_read():
+    slots = next(g.slots for g in grower_of("attention").groups if g.name == "q[1]")
+    roles = {(slot.name, slot.role) for slot in slots}
+    assert roles == {
+        ("q.weight", "write"),
+        ("q.bias", "write"),
+        ("k.weight", "read"),
+        ("k.bias", "read"),
+    }
+
+
 def test_keys_get_opposite_rows_where_queries_get_equal_ones():
     grower = grower_of("attention_fused")
     grower.grow(gn.Widen("qkv[1]", add=12))  # two more for each of two heads, three times
@@ -186,6 +197,47 @@ def test_optimizer_state_goes_along(toy, rule):
         float((p.detach() - b).abs().max()) for p, b in zip(model.parameters(), before, strict=True)
     ]
     assert all(0 < m <= 1.2e-3 for m in moved), moved
+
+
+def test_gradients_and_moments_of_scaled_keys_are_those_of_the_grown_model():
+    """k became s k and the product s times smaller: so is the keys' gradient."""
+    model, inputs = TOYS["attention"].model().eval(), TOYS["attention"].example()
+    adam = torch.optim.Adam(model.parameters(), lr=1e-3)
+    model(inputs).square().sum().backward()
+    adam.step()
+    adam.zero_grad()
+    model(inputs).square().sum().backward()
+    moments = adam.state[model.k.weight]["exp_avg_sq"].clone()
+    gn.Grower(model, inputs, adam).grow(gn.Widen("q[1]", by=4))  # the scale halves, s = 2
+    carried = model.k.weight.grad.clone()
+    model.zero_grad()
+    model(inputs).square().sum().backward()
+
+    def old(x):
+        return x.view(2, 12, 5)[:, :3].reshape(6, 5)
+
+    assert torch.allclose(old(carried), old(model.k.weight.grad), rtol=1e-9, atol=1e-12)
+    assert torch.allclose(old(adam.state[model.k.weight]["exp_avg_sq"]), moments / 4, rtol=1e-12)
+
+
+def test_a_scale_that_only_training_computes_is_refused():
+    """The trial sees the first call in eval mode; the last word is what all recordings say."""
+
+    class TwoScales(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.q, self.k = nn.Linear(5, 6), nn.Linear(5, 6)
+
+        def forward(self, x):
+            q, k = self.q(x), self.k(x)
+            return F.softmax(q @ k.mT * (q.shape[-1] ** -0.5 if self.training else 0.5), -1) @ x
+
+    toy = Toy(TwoScales, tokens)
+    model = toy.model()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(gn.Unsupported, match="now scales its products of activations by"):
+        gn.Grower(model, toy.example()).grow(gn.Widen("q", by=2))
+    assert all(torch.equal(x, before[n]) for n, x in model.state_dict().items())
 
 
 def test_plans_of_linked_axes_survive_json():
