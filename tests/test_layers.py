@@ -13,13 +13,15 @@ ROOT = Path(gnomon.__file__).parent
 
 ORDER = """
 errors, axes, draw -> decompose, embedding -> rules -> ops -> tape, snapshot -> spec
--> links -> edit, findings, kinds, dataflow -> norms -> groups, travel -> silence -> tied_streams
+-> scalings -> ways -> links -> edit, findings, kinds, dataflow -> norms -> groups, travel
+-> silence -> tied_streams
 -> notation -> plan -> pieces -> fill -> optimizers, fingerprint, neighbour, ending
 -> shared, first_gradients -> surgery, insertion -> activations, blocks -> param_groups
--> flops, layers, padding -> planner, plain_layer -> verify, statistics, wrapped -> zero
+-> flops, layers, padding -> attributes, spreads -> planner, plain_layer
+-> verify, statistics, wrapped -> zero
 -> making, templates -> splitting -> replacing, branching, folding -> additions -> calibration
--> prediction -> repair, coupling -> trial -> morphs -> algebra, receipt -> adjustments, passes
--> grower
+-> prediction -> repair, coupling, regrouping -> trial -> ties -> morphs -> algebra, receipt
+-> adjustments, passes -> grower
 -> checkpoint, share, schedule -> opening -> simulation -> models -> callbacks, evolution
 -> lab -> report -> cli -> __main__
 """

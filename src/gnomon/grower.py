@@ -27,11 +27,11 @@ from gnomon.ops.context import OpRule
 from gnomon.optimizers import check_optimizers
 from gnomon.passes import Found, Passes, marks
 from gnomon.plan import Plan
-from gnomon.planner import with_measured_spreads
 from gnomon.prediction import Prediction
 from gnomon.receipt import Receipt, Seconds
 from gnomon.repair import confirm_scales, repair
 from gnomon.silence import moved_eps
+from gnomon.spreads import with_measured_spreads
 from gnomon.statistics import Watch, measure_statistics, statistics_of, write_statistics
 from gnomon.surgery import (
     Surgery,
@@ -41,7 +41,7 @@ from gnomon.surgery import (
     undone_on_error,
 )
 from gnomon.tape import Call, Recording, calls_of, owned_tensors, wants_fake
-from gnomon.trial import Ties, refuse, tied_in_code
+from gnomon.ties import Ties, refuse, tied_in_code
 from gnomon.verify import (
     Answers,
     Before,

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
+from gnomon.attributes import grown_attributes
 from gnomon.axes import Axis, Form, Misfit, form
-from gnomon.edit import AttributeEdit, DimEdit, TensorEdit, WidthChange
+from gnomon.edit import DimEdit, TensorEdit, WidthChange
 from gnomon.embedding import Embedding
 from gnomon.errors import Unsupported
 from gnomon.fill import GROWING
 from gnomon.flops import grown_flops
 from gnomon.groups import Analysis, Group, fill_of
-from gnomon.layers import sizes_of
 from gnomon.ops.context import Role
 from gnomon.pieces import marked
 from gnomon.plan import Plan
 from gnomon.rules import Rule
 from gnomon.silence import Rescaled, Silence, louder, rescaled
+from gnomon.spreads import spread_of_new
 from gnomon.tape import owned_tensors
 
 
@@ -59,9 +60,10 @@ class Planner:
             for e in edits
             if isinstance(owned[e.name], nn.Parameter)
         )
+        attributes = grown_attributes(self.model, self.analysis, plan)
         return Plan(
             morph, self.rule, seed, fingerprint, embeddings, edits,
-            attributes=(*self._attributes(shapes, plan), *self._rescaled.attributes),
+            attributes=(*attributes, *self._rescaled.attributes),
             widths=widths,
             skipped=skipped,
             changed=tuple(e.name for e in edits if _changes_old(plan, e)),
@@ -186,41 +188,6 @@ class Planner:
         read = {g for (n, _, g), role in self._roles.items() if role == "read" and n in learns}
         return all(d.form.names() <= read for d in dims)
 
-    def _attributes(self, shapes: Mapping[str, tuple[int, ...]], plan: Plan) -> list[AttributeEdit]:
-        groups = self._operation_attributes(plan)
-        edits = {(path, name): edit for (path, name), edit in groups.items()}
-        for path, module in self.model.named_modules():
-            own = _own_shapes(path, module, shapes)
-            if own is None:
-                continue
-            changed = groups.get((path, "groups"))
-            conv_groups = changed.new if changed else module.__dict__.get("groups", 1)
-            assert isinstance(conv_groups, int)
-            for name, new in sizes_of(module, own, conv_groups).items():
-                old = module.__dict__.get(name)
-                if isinstance(old, int | tuple) and old != new:
-                    edits[path, name] = AttributeEdit(path, name, old, new)
-        return list(edits.values())
-
-    def _operation_attributes(self, plan: Plan) -> dict[tuple[str, str], AttributeEdit]:
-        """Integer arguments of operations that grow: conv groups, norm groups."""
-        paths = {id(m): path for path, m in self.model.named_modules()}
-        found = {}
-        for module, name, axis in self.analysis.context.attributes:
-            whole = form(axis, self._names)
-            new = whole.grown(plan.sizes)
-            held = module.__dict__.get(name)
-            if (
-                id(module) in paths
-                and whole.names()
-                and type(held) is int
-                and held == whole.size
-                and held != new
-            ):
-                path = paths[id(module)]
-                found[path, name] = AttributeEdit(path, name, held, new)
-        return found
-
     def _notes(self) -> tuple[str, ...]:
         notes = []
         if self.analysis.random:
@@ -237,28 +204,6 @@ def _unread(group: str) -> str:
     return f"{group}, unread"
 
 
-def with_measured_spreads(plan: Plan, model: nn.Module) -> Plan:
-    """The plan with the standard deviations that one made on `meta` could not know."""
-    unknown = [edit for edit in plan.edits if edit.std is None]
-    if not unknown:
-        return plan
-    owned = owned_tensors(model)
-    std = {e: spread_of_new(e.name, owned[e.name], plan.grown_shape(e), plan.rule) for e in unknown}
-    edits = tuple(replace(e, std=std[e]) if e in std else e for e in plan.edits)
-    return replace(plan, edits=edits)
-
-
-def spread_of_new(name: str, tensor: Tensor, grown: Sequence[int], rule: Rule) -> float | None:
-    """The spread of new weights, He's where all old ones are equal; None if it cannot be known."""
-    he = math.sqrt(2 / max(1, math.prod(grown[1:]))) if tensor.dim() > 1 else None
-    matched = None if tensor.is_meta else _spread(tensor)
-    if matched is not None and not math.isfinite(matched):
-        raise Unsupported(f"'{name}' holds NaN or infinite weights: nothing can be proved of it")
-    if he is not None and (rule.init == "he" or matched == 0):
-        return he
-    return matched
-
-
 def _first_segments(whole: Form, name: str) -> Form:
     """Of every sum the first segment that holds a group: where its width is counted."""
     if whole.kind == "sum":
@@ -273,38 +218,6 @@ def _refuse_other_dtypes(name: str, tensor: Tensor) -> None:
     if tensor.dtype not in GROWING or tensor.layout != torch.strided:
         kind = str(tensor.dtype).removeprefix("torch.")
         raise Unsupported(f"'{name}' is {kind}, {tensor.layout}: only dense floats grow")
-
-
-def _own_shapes(
-    path: str, module: nn.Module, shapes: Mapping[str, tuple[int, ...]]
-) -> dict[str, tuple[int, ...]] | None:
-    """The shapes of a module's tensors after growth, or None if none of them grows."""
-    prefix = f"{path}." if path else ""
-    own = {
-        key: shapes.get(prefix + key, tuple(x.shape))
-        for key, x in [*module._parameters.items(), *module._buffers.items()]
-        if x is not None
-    }
-    grows = any(prefix + key in shapes for key in own)
-    parametrized = module._modules.get("parametrizations")
-    for key in parametrized._modules if parametrized is not None else ():
-        for original in ("original", "original1"):  # a parametrized weight has this one's shape
-            name = f"{prefix}parametrizations.{key}.{original}"
-            if name in shapes:
-                own[key], grows = shapes[name], True
-    return own if grows else None
-
-
-def _spread(tensor: Tensor) -> float:
-    """The standard deviation, accumulated in float32 at least."""
-    x = tensor.detach()
-    if not x.numel():
-        return 0.0
-    x = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
-    mean, square = float(x.mean()), float(torch.linalg.vector_norm(x)) ** 2 / x.numel()
-    if square - mean * mean > 0.01 * square:  # several times faster than torch.std, and safe here
-        return math.sqrt(square - mean * mean)
-    return float(torch.std(x, correction=0))
 
 
 def _changes_old(plan: Plan, edit: TensorEdit) -> bool:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from gnomon.axes import Axis, Misfit, resolve, split
 from gnomon.groups import Analysis
-from gnomon.links import factor_of, ratio, scale_of
 from gnomon.ops.context import Op
+from gnomon.scalings import factor_of, ratio, scale_of
 from gnomon.tape import Call, Recording, record
 
 _COPIES = ("clone", "as_strided_", "contiguous", "alias", "detach", "empty_like")

@@ -27,9 +27,9 @@ from gnomon.morphs.places import find, input_of, only_visit
 from gnomon.morphs.subject import Subject
 from gnomon.padding import Padding, padding_of
 from gnomon.plan import Plan
-from gnomon.planner import spread_of_new
 from gnomon.rules import NetMorph
 from gnomon.spec import describe
+from gnomon.spreads import spread_of_new
 
 Side = Literal["both", "left", "right"]
 
