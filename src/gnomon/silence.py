@@ -166,6 +166,8 @@ def gains_alone(
     analysis: Analysis, quiet: set[Axis], gains: Mapping[str, tuple[float, float]]
 ) -> None:
     """A gain that something else uses too cannot be rescaled."""
+    if not gains:
+        return
     inside = {id(op) for norm in _norms_over(analysis, quiet) for op in norm.ops}
     for recording in analysis.recordings:
         for op in (op for op in recording.ops if id(op) not in inside):

@@ -66,8 +66,8 @@ class Ways:
         self.t, self.ops = t, ops
         self._made: dict[int, list[int]] = defaultdict(list)
         self._used: dict[int, list[int]] = defaultdict(list)
-        self._touching: dict[Axis, list[int]] = defaultdict(list)
         self._leaves: dict[Axis, frozenset[Axis]] = {}
+        self._tables: dict[int, bool] = {}
         for i, op in enumerate(ops):
             for output in op.outputs:
                 self._made[id(output)].append(i)
@@ -210,6 +210,11 @@ class Ways:
 
     def _is_table(self, tensor: Tensor) -> bool:
         """Whether a tensor is made of buffers, positions and constants alone: rotary angles."""
+        if id(tensor) not in self._tables:
+            self._tables[id(tensor)] = self._has_no_parameter(tensor)
+        return self._tables[id(tensor)]
+
+    def _has_no_parameter(self, tensor: Tensor) -> bool:
         waiting, seen = [tensor], set[int]()
         while waiting:
             x = waiting.pop()
