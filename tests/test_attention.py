@@ -123,6 +123,48 @@ def test_rotary_frequencies_are_kept_and_new_pairs_share_theirs():
     assert grower.model.speed[2] == grower.model.speed[3]
 
 
+class KeepsFrequencies(attention.Rotary):
+    """A second copy of the frequencies that only a later pass reads."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("kept", self.speed.clone(), persistent=False)
+        self.later = False
+
+    def turned(self, x):
+        if self.later:
+            self.speed = self.kept
+        return super().turned(x)
+
+
+def with_frequencies(speed, kept):
+    toy = Toy(KeepsFrequencies, tokens)
+    model, inputs = toy.model(), toy.example()
+    model.speed.copy_(torch.tensor(speed))
+    model.kept.copy_(torch.tensor(kept))
+    return model, inputs
+
+
+def test_a_copy_of_the_frequencies_that_no_pass_reads_stays_one():
+    model, inputs = with_frequencies((1.0, 0.1), (1.0, 0.1))
+    grower = gn.Grower(model, inputs)
+    name = next(g.name for g in grower.groups if g.kind == "query-key dimension")
+    before = answers(model, inputs, False)
+    for rule in (gn.R2R(), gn.Net2Net(), gn.NetMorph(), gn.Hybrid()):
+        grower.grow(gn.Widen(name, by=1.5, rule=rule))
+        assert torch.equal(model.kept, model.speed) and model.kept is not model.speed
+    model.later = True
+    assert change(before, answers(model, inputs, False)) <= 1e-12
+
+
+@pytest.mark.parametrize("kept", [(1.0, 0.2), (0.5, 0.5)], ids=["other", "one number"])
+def test_what_no_pass_reads_and_may_be_something_else_is_refused(kept):
+    model, inputs = with_frequencies(kept if kept[0] == kept[1] else (1.0, 0.1), kept)
+    groups = gn.Grower(model, inputs).groups
+    group = next(g for g in groups if g.kind == "query-key dimension")
+    assert group.verdict == "refused" and "never reach 'kept'" in group.reason
+
+
 class Between(nn.Module):
     """Something stands between the keys' weights and the product."""
 

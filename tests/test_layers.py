@@ -13,7 +13,7 @@ ROOT = Path(gnomon.__file__).parent
 
 ORDER = """
 errors, axes, draw -> decompose, embedding -> rules -> ops -> tape, snapshot -> spec
--> scalings -> ways -> links -> edit, findings, kinds, dataflow -> norms -> groups, travel
+-> scalings -> ways -> links -> edit, findings, kinds, dataflow, copies -> norms -> groups, travel
 -> silence -> tied_streams
 -> notation -> plan -> pieces -> fill -> optimizers, fingerprint, neighbour, ending
 -> shared, first_gradients -> surgery, insertion -> activations, blocks -> param_groups

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gnomon import ops
 from gnomon.axes import Axis, form
+from gnomon.copies import follow_originals
 from gnomon.errors import GrowthError, Unsupported
 from gnomon.findings import (
     Verdict,
@@ -107,6 +108,7 @@ def analyse(
     if recordings is None:
         recordings, fake = _record_all(model, calls)
     context = interpret(model, recordings, extra)
+    follow_originals(model, context)
     unreached = tuple(
         name
         for name, p in owned_tensors(model).items()
