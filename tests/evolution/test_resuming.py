@@ -24,7 +24,7 @@ from gnomon.evolution import (
     saving,
     search,
 )
-from gnomon.evolution.member import distinct
+from gnomon.evolution.population.member import distinct
 
 
 @pytest.mark.parametrize(("name", "stop"), [("images", 1), ("signals", 2), ("vectors", 3)])
