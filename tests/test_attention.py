@@ -10,6 +10,7 @@ from torch import nn
 import gnomon as gn
 import toy_attention as attention
 from contracts import answers, change
+from gnomon.axes import resolve
 from toys import TOYS, Toy, noise
 
 tokens = noise(2, 4, 5)
@@ -121,6 +122,31 @@ def test_rotary_frequencies_are_kept_and_new_pairs_share_theirs():
     grower.grow(gn.Widen("q[1]", add=4))
     assert torch.equal(grower.model.speed[:2], speed)
     assert grower.model.speed[2] == grower.model.speed[3]
+
+
+class TurnedInPart(attention.Rotary):
+    """Only the first channels are turned; the others are joined to them again."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.k = nn.Linear(5, 14), nn.Linear(5, 14)
+
+    def turned(self, x):
+        return torch.cat([super().turned(x[..., :4]), x[..., 4:]], -1)
+
+
+@pytest.mark.parametrize("rule", [gn.R2R(), gn.Net2Net(), gn.NetMorph(), gn.Hybrid()], ids=str)
+def test_channels_that_are_not_turned_grow_beside_those_that_are(rule):
+    toy = Toy(TurnedInPart, tokens)
+    model, inputs = toy.model(), toy.example()
+    before, grower = answers(model, inputs, False), gn.Grower(model, inputs)
+    linked = [g for g in grower.groups if g.linked]
+    assert {resolve(g.leaf).size for g in linked} == {2, 3}  # pairs, and what stays
+    for g in linked:
+        if resolve(g.leaf).size == 3:
+            grower.grow(gn.Widen(g.name, by=2, rule=rule))
+    assert model.q.weight.shape == (20, 5)
+    assert change(before, answers(model, inputs, False)) <= 1e-12
 
 
 class KeepsFrequencies(attention.Rotary):

@@ -81,7 +81,7 @@ def _link(t: Context, ways: Sequence[Ways], leaf: Axis, side: str) -> Link:
                     chain += way.scales_before(product.other(tensor), at, leaf)
                     chain += way.scales_after(op)
                     link.chains.append(chain)
-                elif not way.is_read(op, tensor, leaf):
+                elif not way.leaves_it(op, tensor, leaf):
                     for name, dim, mask in way.writers(tensor, at, leaf, strict=False):
                         _join(plain, (name, dim), mask)
     if not link.read:

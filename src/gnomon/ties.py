@@ -26,8 +26,8 @@ from gnomon.trial import grown_hollow
 
 # What trials may run, in lengths of the first tape, and operations and pairs of attributes on top:
 # they tell early what growing would find out, and must not cost much more than the analysis.
-_ALONE = (5, 1200, 0)  # what fails together is tried alone: then no pair is needed
-_ALONG = (2, 600, 10)
+_ALONE = (5, 8000, 0)  # what fails together is tried alone: then no pair is needed
+_ALONG = (2, 3000, 10)
 _PARTNERS = 6  # that are tried for one group
 
 

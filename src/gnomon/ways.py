@@ -103,11 +103,12 @@ class Ways:
         except Lost:
             return False
 
-    def is_read(self, op: Op, tensor: Tensor, leaf: Axis) -> bool:
-        """Whether a parameter is summed over the leaf here: it reads and writes nothing."""
-        if self.t.origin(tensor) is None or op.name not in (*_PRODUCTS, "convolution"):
+    def leaves_it(self, op: Op, tensor: Tensor, leaf: Axis) -> bool:
+        """Whether nothing of what wrote a leaf goes on here: it is summed over, or cut off."""
+        if any(self.holds(y, leaf) for y in op.outputs):
             return False
-        return not any(self.holds(y, leaf) for y in op.outputs)
+        is_parameter = self.t.origin(tensor) is not None
+        return op.name in _CUTS or (is_parameter and op.name in (*_PRODUCTS, "convolution"))
 
     def writers(
         self, tensor: Tensor, at: int, leaf: Axis, *, strict: bool, chain: list[Op] | None = None
@@ -178,7 +179,8 @@ class Ways:
             addends = op.tensors()
             holding = [y for y in addends if self.holds(y, leaf)]
             constant = name in _ADDS and any(type(a) in (int, float) and a for a in op.args)
-            if strict and (len(holding) < len(addends) or constant):
+            lacking = name in _ADDS and len(holding) < len(addends)  # joined, it is beside them
+            if strict and (lacking or constant):
                 raise Lost(f"{name} of a constant")
             return [(y, (), False) for y in holding]
         if name in _PRODUCTS:
