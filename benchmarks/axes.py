@@ -11,13 +11,14 @@ copy of the model for each:
 
 The judge is that of `zoo.py`: outputs from before and after, compared without gnomon's own checks.
 A cell says `any` where all three were exact, else which were; then what the code makes grow along,
-and a number for the first sentence of every other refusal.
+and a number for the reason if none was. `output`: the model returns the stream itself.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import re
 from collections import defaultdict
 from pathlib import Path
 
@@ -33,20 +34,22 @@ RULES = {
     "zero writers": (gn.NetMorph(zero="writers"), {"by": 1.5}),
 }
 KINDS = (
-    *("channels", "stream", "heads", "key-value heads", "query heads of each group"),
+    *("feed-forward", "stream", "heads", "key-value heads", "query heads of each group"),
     *("query-key dimension", "value dimension", "head dimension"),
 )
 MODELS = (
     *("bert", "roberta", "distilbert", "gpt2", "gpt_neox", "opt", "bloom", "t5", "bart", "whisper"),
     *("llama", "mistral", "qwen2", "qwen3", "gemma", "vit", "dinov2", "swin"),
 )
-OUTSIDE = ("the model's own", "positions", "also reads from outside")
+OUTSIDE = ("the model's own output", "the model's own input")
 
 
 def kind_of(group: Group) -> str:
     """The kind of an axis, in the words of the table; a normed or tied one is a stream."""
     averaged = any(law.kind == "uniform" for law in group.laws)
-    return "stream" if group.kind == "channels" and averaged else group.kind
+    if group.kind != "channels":
+        return group.kind
+    return "stream" if averaged else "feed-forward"
 
 
 def tried(name: str, reasons: dict[str, int]) -> tuple[dict[str, str], list[str]]:
@@ -60,6 +63,8 @@ def tried(name: str, reasons: dict[str, int]) -> tuple[dict[str, str], list[str]
     kinds = {g.name: kind_of(g) for g in groups}
     for group in groups:
         if group.verdict == "refused" and any(part in group.reason for part in OUTSIDE):
+            if kinds[group.name] == "stream":
+                found["stream"]["output"] = None
             continue
         exact, why = [], ""
         for rule, (filled, amount) in RULES.items():
@@ -80,7 +85,7 @@ def _cell(
     text += f", with {' and '.join(along)}" if exact and along else ""
     if exact:
         return text
-    reason = (group.reason or why).replace("\n", " ").partition(": RuntimeError")[0]
+    reason = re.sub(r"\.\d+\b", ".*", group.reason or why).partition(":")[0]
     return f"{text} ({reasons.setdefault(reason, len(reasons) + 1)})"
 
 
