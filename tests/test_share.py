@@ -43,11 +43,21 @@ def shared(rule: str, toy: str, dtype: torch.dtype = torch.float64) -> Shared:
     grown = copy.deepcopy(teacher)
     grower = gn.Grower(grown, inputs)
     chosen, by = RULES[rule]
-    morph = gn.Widen(growable(grower, TOYS[toy].literals), by=by, rule=chosen)
+    morph = gn.Widen(unscaled(grower, TOYS[toy].literals), by=by, rule=chosen)
     before = everything(teacher)
     student = share(teacher, morph, inputs, seed=3)
     assert everything(teacher) == before
     return Shared(teacher, student, grown, grower.grow(morph, seed=3).plan, inputs)
+
+
+def unscaled(grower: gn.Grower, literals: tuple[str, ...]) -> list[str]:
+    """What can grow, but for keys that make up for another scale, and so do not stay."""
+    names = growable(grower, literals)
+    linked = [g.name for g in grower.groups if g.linked and g.name in names]
+    plans = {name: grower.plan(gn.Widen(name, by=2)) for name in linked}
+    scaled = {n for n, plan in plans.items() if any(f != 1 for f in plan.against.values())}
+    along = {o for g in grower.groups if g.name in scaled for o in g.along}
+    return [name for name in names if name not in scaled | along]
 
 
 def mlp() -> nn.Module:

@@ -9,6 +9,7 @@ from torch.nn.utils import parametrizations
 
 import gnomon as gn
 from gnomon.share import Blocks, separate, share
+from toys import TOYS
 from untouched import refused
 
 
@@ -39,6 +40,13 @@ def test_rules_that_change_old_weights_or_the_function_are_refused(morph, says):
     teacher = mlp()
     with refused(gn.CannotPreserve, *says, of=teacher):
         share(teacher, morph, batch())
+
+
+def test_keys_that_make_up_for_a_scale_are_refused_with_what_to_do():
+    teacher, inputs = TOYS["attention"].model(), TOYS["attention"].example()
+    says = ("scale of attention", "grow the heads", "k.weight")
+    with refused(gn.CannotPreserve, *says, of=teacher):
+        share(teacher, gn.Widen("q[1]", by=2), inputs)
 
 
 @pytest.mark.parametrize("morph", [[], "layer", None, [gn.Widen("0", by=2), 3]], ids=repr)

@@ -220,6 +220,9 @@ def _refuse_changes(plan: Plan) -> None:
     where = ", ".join(f"'{name}'" for name in plan.changed[:3])
     if isinstance(plan.rule, Net2Net):
         why = "divides the readers of a copied channel, so they cannot be the teacher's own"
+    elif any(factor != 1 for factor in plan.against.values()):
+        why = "makes up in the keys for a scale of attention that the code computes from the width"
+        instead = "grow the heads, or keep the scale in an attribute"
     elif any(len(e.restricted[0]) for e in plan.embeddings.values()):
         why = "lets a single new channel join an old one, whose readers it then shares"
         instead = "add two channels or more"
