@@ -18,7 +18,7 @@ errors, axes, draw -> decompose, embedding -> rules -> ops -> tape, snapshot -> 
 -> notation -> plan -> pieces -> fill -> optimizers, fingerprint, neighbour, ending
 -> shared, first_gradients -> surgery, insertion -> activations, blocks -> param_groups
 -> flops, layers, padding -> attributes, spreads -> planner, plain_layer
--> verify, statistics, wrapped -> zero
+-> verify, fast_path, statistics, wrapped -> zero
 -> making, templates -> splitting -> replacing, branching, folding -> additions -> calibration
 -> prediction -> repair, coupling, regrouping -> trial -> ties -> morphs -> algebra, receipt
 -> adjustments, passes -> grower

@@ -19,6 +19,7 @@ from gnomon.algebra import prove_algebra
 from gnomon.axes import Axis
 from gnomon.calibration import calibrate, watch_of
 from gnomon.errors import Stale, Unsupported
+from gnomon.fast_path import check_fast_path
 from gnomon.fingerprint import fingerprint, structure
 from gnomon.groups import Analysis, Group, analyse, table
 from gnomon.making import Tried
@@ -345,6 +346,8 @@ class Grower:
     ) -> tuple[Proof, Answers | None]:
         with torch.no_grad(), on_cpu():
             prove_algebra(self.model, plan, surgery)
+        if plan.modules:
+            check_fast_path(self.model, self._calls)
         if before is None:
             return Proof(float("nan"), None, None), None
         evaluated = () if passes is None else passes.evaluated
