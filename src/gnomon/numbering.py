@@ -7,6 +7,7 @@ plain object (a configuration) that a module was built from, by building it agai
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ from gnomon.insertion import Undo
 from gnomon.tape import owned_tensors
 
 Index = tuple[str, str, int]  # path inside a block, attribute, what it is more than the position
+Attributes = dict[str, dict[str, object]]
 _PLAIN = (bool, int, float, str, type(None))
 
 
@@ -192,20 +194,30 @@ def _describes(module: nn.Module, config: object, where: str) -> bool:
     """where: a container whose blocks must have the same plain attributes too."""
     made: Callable[..., object] = type(module)
     try:
-        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        with torch.device("meta"), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             again = made(copy.deepcopy(config))
     except Exception:  # whatever foreign code raises: it is not made from this alone
         return False
     if not isinstance(again, nn.Module) or _shapes(again) != _shapes(module):
         return False
-    return not where or _attributes(again, where) == _attributes(module, where)
+    return not where or _agree(_attributes(again, where), _attributes(module, where))
+
+
+def _agree(one: Attributes, other: Attributes) -> bool:
+    """Whether what both have is equal: libraries mark modules that they have initialised."""
+    return one.keys() == other.keys() and all(
+        one[name][key] == other[name][key]
+        for name in one
+        for key in one[name].keys() & other[name].keys()
+    )
 
 
 def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(t.shape) for name, t in owned_tensors(module).items()}
 
 
-def _attributes(module: nn.Module, where: str) -> dict[str, dict[str, object]]:
+def _attributes(module: nn.Module, where: str) -> Attributes:
     return {
         name: {k: v for k, v in vars(m).items() if type(v) in _PLAIN and k != "training"}
         for name, m in module.get_submodule(where).named_modules()

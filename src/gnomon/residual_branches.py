@@ -3,8 +3,9 @@
     y = x + b1(x) + b2(x + b1(x)) + ...        the stream x passes through additions alone
 
 With every b zero the block is the identity, for every input. A branch ends in zero if its last
-layer reads twins and cancels (see `gnomon.zero`), so that all of it learns at once; or else if the
-gain of its last norm, or its last kernel, is zero: then the rest of it learns from the second step.
+layer reads twins and cancels (see `gnomon.zero`): its last two layers learn from the first step,
+what stands before them from the second; or else if the gain of its last norm, or its last kernel,
+is zero: then only that learns at the first step.
 """
 
 from __future__ import annotations
@@ -156,9 +157,7 @@ def _reason(op: Op) -> str:
     return f"{op.name} (in {where}) stands between its input and its output, behind no layer's sum"
 
 
-def _end(
-    block: Block, analysis: Analysis, at: int, branch: Tensor, twins: int
-) -> BranchEnd:
+def _end(block: Block, analysis: Analysis, at: int, branch: Tensor, twins: int) -> BranchEnd:
     try:
         return _twins(block, analysis, block.until(at, branch), twins)
     except (CannotPreserve, Unsupported) as refusal:
@@ -228,7 +227,8 @@ def _last_scale(block: Block, run: Recording) -> BranchEnd | None:
         places = _NORMS.get(op.name) or _PRODUCTS.get(op.name)
         if places is not None:
             return _zeroed(block, op, places, owned, replace(run, ops=ops[:at]))
-        if op.name not in _KEEP_ZERO or not isinstance(op.args[0], Tensor):
+        scaled = op.name in ("mul", "div") and len(op.tensors()) == 1
+        if not (scaled or op.name in _KEEP_ZERO) or not isinstance(op.args[0], Tensor):
             return None
         tensor = op.args[0]
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -32,10 +33,10 @@ class Repeat:
     """Copies of a residual block of a stack (an nn.ModuleList or nn.Sequential), right behind it.
 
     A block  y = x + b1(x) + b2(x + b1(x)) ...  with branches b of zero is the identity. Each branch
-    of a copy ends in twins that cancel, so that all of the copy learns at once; where the channels
-    cannot be twins, the gain of the branch's last norm or its last kernel is zero. Attributes that
-    say at which position a block stands are corrected in copies and in the blocks behind, and so
-    is the number of blocks in a configuration from which the model can be built.
+    of a copy ends in twins that cancel, so that all of the copy learns within two steps; where the
+    channels cannot be twins, the gain of the branch's last norm or its last kernel is zero.
+    Attributes that say at which position a block stands are corrected in copies and in the blocks
+    behind, and so is the number of blocks in a configuration that the model can be built from.
 
     where: the path of the block. count: how many copies. twins: how many channels start alike.
 
@@ -213,15 +214,23 @@ def _check(
         m.train(module.training)
     with _inserted(subject.model, edits, copies):
         for training in (False, True):
-            for run in check_runs(
+            before = subject.analysis.recordings[training::2]
+            runs = check_runs(
                 subject.model, subject.calls, subject.analysis, added, training=training
-            ):
+            )
+            for run, old in zip(runs, before, strict=True):
+                if len(run.outputs) != len(old.outputs):
+                    raise Unsupported(
+                        f"the model returns {len(old.outputs)} tensors, some of them of every "
+                        f"block (a key-value cache, hidden states), and {len(run.outputs)} with "
+                        f"copies: give example inputs without, such as use_cache=False"
+                    )
                 _check_row(run, [module, *copies], edits[0].place)
 
 
 def _check_row(run: Recording, row: Sequence[nn.Module], place: str) -> None:
     visits = [next(v for v in run.visits if v.module is m) for m in row]
-    for before, after in zip(visits, visits[1:], strict=False):
+    for before, after in itertools.pairwise(visits):
         if _first(before.output) is not _first(after.inputs):
             raise Unsupported(f"the code gives a copy something else than what '{place}' returns")
         if _names(run, before) != _names(run, after):
