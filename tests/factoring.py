@@ -12,13 +12,14 @@ import gnomon as gn
 from contracts import loss, run, without_dropout
 from toys import TOYS
 
-# Layers whose weight is computed, that run twice, or not in every call.
+# Layers whose weight is computed or tied, that run twice, or not in every call.
 NOT_ONCE = {
     "weight_normed_conv": {"0"},
     "weight_normed": {"0"},
     "called_twice": {"shared"},
     "two_paths": {"even", "odd"},
     "auxiliary_head": {"auxiliary.2"},
+    "tied_stream": {"head"},
 }
 
 

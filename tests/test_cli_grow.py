@@ -194,7 +194,9 @@ def make():
 def test_an_interrupt_leaves_nothing_behind(tmp_path):
     (tmp_path / "slow.py").write_text(SLOW_FACTORY)
     words = ["grow", "slow.py:make", "--widen", "*=2", "-o", "out", "-y"]
-    code = "from gnomon.cli import main; main()"
+    # A shell starts what runs in the background with Ctrl-C ignored: here it is not.
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{heard}; from gnomon.cli import main; main()"
     process = subprocess.Popen(
         [sys.executable, "-c", code, *words], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
     )

@@ -31,8 +31,8 @@ def plot(
         # Here because it needs the `lab` extra, and seconds to import.
         from gnomon.lab.experiment import Computed
         from gnomon.lab.results.writeup import Page
-        from gnomon.lab.running.runs import Bench
-        from gnomon.lab.shelf import arms_of, find, size_of
+        from gnomon.lab.running.orders import runs_in
+        from gnomon.lab.shelf import find, size_of
 
         found = find(name, experiments)
         if isinstance(found.experiment, Computed):
@@ -42,10 +42,9 @@ def plot(
         else:
             folder = runs_folder(out, found.slug, preset)
             target, size = to or folder, size_of(found, preset)
-            declared = found.experiment
-            bench = Bench(arms_of(found, size), declared.data, folder)
             command = f"{name} --preset {preset}"
-            page = Page(declared, bench, found.slug, command, tuple(size.seeds))
+            runs = runs_in(folder, found, size)
+            page = Page(found.experiment, runs, found.slug, command, tuple(size.seeds))
             for problem in page.write(target, words(x)):
                 console.print(Text(problem, style="yellow"), soft_wrap=True)
     console.print(f"Everything is in {target}", soft_wrap=True, markup=False)

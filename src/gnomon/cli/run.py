@@ -89,30 +89,25 @@ def _made(folder: Path) -> Path:
 def _train(console: Console, order: Order, wanted: tuple[str, ...], jobs: int | None) -> bool:
     """Check, train, show the results; whether every run is complete."""
     from gnomon.lab.results.results import Results
-    from gnomon.lab.running.checks import check
     from gnomon.lab.running.jobs import train
     from gnomon.lab.running.record import one_line, signature
     from gnomon.lab.shelf import chosen
     from gnomon.report.runs import RunScreen
     from gnomon.report.tables import print_table
 
-    arms = chosen(order.arms, wanted or tuple(order.arms))
+    arms = chosen(order.runs.arms, wanted or tuple(order.runs.arms))
     jobs = order.spread() if jobs is None else jobs
-    about = order.experiment
+    about = order.declared
     console.print(Text(f"{about.name}: {about.about}", style="bold"), soft_wrap=True)
     console.print(
         f"{order.preset} preset: {len(arms)} arms, seeds {', '.join(map(str, order.seeds))}; "
         f"{min(jobs, len(arms) * len(order.seeds))} at once, into {order.folder}",
         soft_wrap=True, markup=False, highlight=False,
     )  # fmt: skip
-    forecasts = check(order, arms, order.seeds)
-    for arm in (arm for arm, forecast in forecasts.items() if forecast.wasteful):
-        said = f"The arm '{arm}' ends after {forecasts[arm].epochs} epochs, long before its budget."
-        console.print(Text(said, style="yellow"), soft_wrap=True)
-    epochs = {arm: forecast.epochs for arm, forecast in forecasts.items()}
+    epochs = _checked(console, order, tuple(arms))
     with RunScreen(console, arms, order.seeds, epochs) as screen:
         outcome = train(order, arms, screen, jobs=jobs)
-    results = Results.of(about, order.bench, order.seeds)
+    results = Results.of(about, order.runs, order.seeds)
     if outcome.finished:
         print_table(results.table(), console)
         if differences := results.differences():
@@ -129,10 +124,26 @@ def _train(console: Console, order: Order, wanted: tuple[str, ...], jobs: int | 
     return not (outcome.failed or outcome.skipped)
 
 
+def _checked(console: Console, order: Order, wanted: tuple[str, ...]) -> dict[str, int]:
+    """See that these arms can run; about how many epochs each will take. Raises LabError."""
+    from gnomon.lab.contest.check import check as check_contest
+    from gnomon.lab.experiment import Experiment
+    from gnomon.lab.running.checks import check
+    from gnomon.lab.shelf import chosen
+
+    if not isinstance(order.declared, Experiment):
+        return check_contest(order, chosen(order.entries, wanted), order.seeds)
+    forecasts = check(order, chosen(order.arms, wanted), order.seeds)
+    for arm in (arm for arm, forecast in forecasts.items() if forecast.wasteful):
+        said = f"The arm '{arm}' ends after {forecasts[arm].epochs} epochs, long before its budget."
+        console.print(Text(said, style="yellow"), soft_wrap=True)
+    return {arm: forecast.epochs for arm, forecast in forecasts.items()}
+
+
 def show_list(console: Console, experiments: Path | None) -> None:
     """All experiments of a folder; what is wrong with a broken file stands in its row."""
-    from gnomon.lab.experiment import Experiment
-    from gnomon.lab.shelf import arms_of, listed, shelf
+    from gnomon.lab.experiment import Computed
+    from gnomon.lab.shelf import begun_of, listed, shelf
 
     table = Table("name", "what", "presets", "source")
     for name, found in listed(shelf(experiments)):
@@ -140,10 +151,10 @@ def show_list(console: Console, experiments: Path | None) -> None:
             table.add_row(name, Text(str(found), style="red"), "-", "-")
             continue
         declared, presets = found.experiment, []
-        if isinstance(declared, Experiment):
+        if not isinstance(declared, Computed):
             for preset, size in declared.presets.items():
                 try:
-                    count = f"{len(arms_of(found, size))} arms"
+                    count = f"{len(begun_of(found, size))} arms"
                 except LabError as error:
                     count = str(error)
                 presets.append(f"{preset}: {size.epochs} epochs, {len(size.seeds)} seeds, {count}")

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 
@@ -23,6 +23,7 @@ from gnomon.lab.training.recipe import Recipe
 from gnomon.schedule import Schedule
 
 Network = Callable[[Task], nn.Module]
+BASELINE = "scratch"  # the arm that the others are compared with, unless another is named
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,20 @@ class Start:
 
     carry: its optimizer goes along and what was spent on it counts (growth in mid-training);
            else the network is given, with a fresh optimizer, and the counters begin at 0.
+    counts: what was spent on it stands behind this arm; no where it only has to be known.
     """
 
     arm: str
     carry: bool = False
+    counts: bool = True
+
+
+class Begun(Protocol):
+    """An arm of any kind: for each seed it runs after the one that it starts from."""
+
+    @property
+    def start(self) -> Start | None:
+        """Which one that is."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +113,7 @@ class Experiment:
     arms:     the arms in a size, by name, in the order in which they are shown.
     printed:  the source's own figures per arm, as shares (0.699), of `printed_as`.
     x:        what the picture's axis counts: epoch, step, flops, paper_flops or seconds.
+    baseline: the arm that the others are compared with, seed by seed.
     extra:    draws and writes more into a folder, given the folder of the runs.
     """
 
@@ -115,6 +127,7 @@ class Experiment:
     printed_as: str = "validation accuracy"
     x: Sequence[str] = ("epoch", "flops")
     threads: int = 1
+    baseline: str = BASELINE
     extra: Callable[[Path, Path], str | None] | None = None
 
 

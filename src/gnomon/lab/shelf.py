@@ -1,6 +1,6 @@
 """Where experiments lie and how they are read: `experiments/<folder>/<name>.py`, one in each file.
 
-A file says `EXPERIMENT = Experiment(...)` or `EXPERIMENT = Computed(...)`. Its name is its path
+A file says `EXPERIMENT = Experiment(...)`, `Contest(...)` or `Computed(...)`. Its name is its path
 without the suffix, "r2r/widen". Files that set no EXPERIMENT are programs or helpers: not listed,
 never run. A file may import its neighbours, as if it were run as a program.
 """
@@ -15,12 +15,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import gnomon
+from gnomon.lab.contest import contest
+from gnomon.lab.contest.contest import Contest, Entry
 from gnomon.lab.errors import LabError
-from gnomon.lab.experiment import Arm, Computed, Experiment, Size, checked
+from gnomon.lab.experiment import Arm, Begun, Computed, Experiment, Size, checked
 
 DEFINES = "EXPERIMENT"
+A = TypeVar("A", bound=Begun)
 SOURCES = Path(gnomon.__file__).resolve().parents[2]  # the repository, if installed from one
 
 
@@ -30,21 +34,31 @@ class Found:
 
     name: str
     path: Path
-    experiment: Experiment | Computed
+    experiment: Experiment | Contest | Computed
 
     @property
     def slug(self) -> str:
         """The name as part of a file's name."""
         return self.name.replace("/", "-")
 
-    def trained(self) -> Experiment:
-        """The experiment, if it is one with arms to train."""
+    def declared(self) -> Experiment | Contest:
+        """The experiment or contest, if it has arms to run."""
         if isinstance(self.experiment, Computed):
             raise LabError(
                 f"'{self.name}' is computed, not trained: it has no arms. "
                 f"`gnomon run {self.name}` writes its page and its pictures."
             )
         return self.experiment
+
+    def trained(self) -> Experiment:
+        """The experiment, if it is one with arms to train."""
+        found = self.declared()
+        if isinstance(found, Contest):
+            raise LabError(
+                f"'{self.name}' is a contest of searches: none of its arms is a training whose "
+                f"settings could be chosen. `gnomon run {self.name}` runs it as it is."
+            )
+        return found
 
 
 def shelf(given: Path | None = None) -> Path:
@@ -111,7 +125,7 @@ def _defines(path: Path) -> bool:
     return any(isinstance(target, ast.Name) and target.id == DEFINES for target in targets)
 
 
-def read(path: Path) -> Experiment | Computed:
+def read(path: Path) -> Experiment | Contest | Computed:
     """Run an experiment's file and return what it declares. Raises LabError."""
     path = path.resolve()
     name = f"gnomon_experiment_{path.parent.name}_{path.stem}"
@@ -130,10 +144,10 @@ def read(path: Path) -> Experiment | Computed:
             f"The experiment '{path}' cannot be read{where}: {type(error).__name__}: {error}."
         ) from error
     found = getattr(module, DEFINES, None)
-    if not isinstance(found, Experiment | Computed):
+    if not isinstance(found, Experiment | Contest | Computed):
         raise LabError(
-            f"The experiment '{path}' cannot be read: {DEFINES} must be an Experiment or a "
-            f"Computed, not {type(found).__name__}."
+            f"The experiment '{path}' cannot be read: {DEFINES} must be an Experiment, a Contest "
+            f"or a Computed, not {type(found).__name__}."
         )
     return found
 
@@ -155,7 +169,7 @@ def _neighbours(folder: Path) -> Iterator[None]:
 
 def size_of(found: Found, preset: str) -> Size:
     """A preset of an experiment. Raises LabError if it has none of that name."""
-    presets = found.trained().presets
+    presets = found.declared().presets
     if preset not in presets:
         raise LabError(
             f"'{found.name}' has no preset '{preset}': it has {', '.join(presets) or 'none'}."
@@ -165,8 +179,29 @@ def size_of(found: Found, preset: str) -> Size:
 
 def arms_of(found: Found, size: Size) -> Mapping[str, Arm]:
     """The arms of an experiment in a size, each one after the one it starts from."""
-    try:
+    with _making(found):
         return checked(found.trained().arms(size))
+
+
+def entries_of(found: Found, size: Size) -> Mapping[str, Entry]:
+    """The arms of a contest in a size, each one after the search it answers to."""
+    with _making(found):
+        declared = found.declared()
+        assert isinstance(declared, Contest)  # the caller knows
+        return contest.checked(declared.arms(size))
+
+
+def begun_of(found: Found, size: Size) -> Mapping[str, Begun]:
+    """The arms of an experiment or of a contest in a size."""
+    if isinstance(found.declared(), Contest):
+        return entries_of(found, size)
+    return arms_of(found, size)
+
+
+@contextmanager
+def _making(found: Found) -> Iterator[None]:
+    try:
+        yield
     except LabError:
         raise
     except Exception as error:  # the experiment's own code: a Recipe of 0 epochs, a name misspelt
@@ -175,7 +210,7 @@ def arms_of(found: Found, size: Size) -> Mapping[str, Arm]:
         ) from error
 
 
-def chosen(arms: Mapping[str, Arm], wanted: tuple[str, ...]) -> dict[str, Arm]:
+def chosen(arms: Mapping[str, A], wanted: tuple[str, ...]) -> dict[str, A]:
     """The arms of these names and those that they start from, in the experiment's order."""
     unknown = [name for name in wanted if name not in arms]
     if unknown:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from math import isnan
 from statistics import mean
 from types import TracebackType
 from typing import Self
@@ -14,7 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from gnomon.lab.experiment import Arm
+from gnomon.lab.experiment import Begun
 from gnomon.lab.results.tables import duration, flops
 from gnomon.lab.running.jobs import News
 from gnomon.lab.running.orders import Run
@@ -33,7 +34,7 @@ class RunScreen:
     def __init__(
         self,
         console: Console,
-        arms: Mapping[str, Arm],
+        arms: Mapping[str, Begun],
         seeds: Sequence[int],
         epochs: Mapping[str, int],
     ) -> None:
@@ -80,8 +81,9 @@ class RunScreen:
         """A run is complete."""
         self._over(run, "finished")
         self._last[run] = result
-        facts = f"validation {result.accuracy:.1%}, {flops(result.flops)}FLOPs"
-        self._line(f"{run}: {facts}, {duration(result.seconds)}")
+        validation = "" if isnan(result.accuracy) else f"validation {result.accuracy:.1%}, "
+        facts = f"{validation}{flops(result.flops)}FLOPs, {duration(result.seconds)}"
+        self._line(f"{run}: {facts}")
 
     def failed(self, run: Run, why: str) -> None:
         """A run cannot go on."""

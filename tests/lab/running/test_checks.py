@@ -143,3 +143,11 @@ def test_a_folder_that_holds_runs_needs_resume(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(LabError, match="is not a folder"):
         check_folder(tmp_path / "file", resume=True)
+
+
+def test_a_moment_is_counted_in_the_epochs_own_steps(tmp_path):
+    """A pass has six steps, two epochs of two steps have four: the fifth never comes."""
+    late = 'Arm(recipe(size, steps=2), small, schedule=At(Widen("hidden", by=2), step=5))'
+    asked = order(tmp_path, f'"late": {late}', machine=Machine("cpu"))
+    with pytest.raises(LabError, match="never comes: it trains for 2 epochs, 4 steps"):
+        check(asked, asked.arms, (0,))

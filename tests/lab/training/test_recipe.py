@@ -148,3 +148,11 @@ def test_images_of_a_batch_are_moved_independently():
     images = numbered(1).expand(64, -1, -1, -1)
     out = augmented(images, torch.Generator().manual_seed(0))
     assert len({image.numpy().tobytes() for image in out}) > 40
+
+
+def test_an_epoch_is_a_pass_or_so_many_steps():
+    assert Recipe(epochs=1, batch=32).epoch(100) == 3
+    assert Recipe(epochs=1, batch=32).epoch(10) == 1
+    assert Recipe(epochs=1, batch=32, steps=7).epoch(100) == 7
+    with pytest.raises(ValueError, match="steps=0 must be at least 1"):
+        Recipe(epochs=1, steps=0)

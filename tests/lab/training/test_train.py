@@ -423,3 +423,38 @@ def test_a_device_that_is_not_there_is_named(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(LabError, match="cuda cannot be used"):
         Machine("cuda").fabric()
+
+
+def test_an_epoch_of_so_many_steps_is_measured_and_grows_behind_them(task):
+    """96 images are six steps of 16: after four a growth, after fourteen the end."""
+    recipe = replace(RECIPE, epochs=7, steps=2)
+    model, rounds = run(task, recipe, At(WIDER, step=4))
+    assert [round.point.step for round in rounds] == [0, 2, 4, 6, 8, 10, 12, 14]
+    assert [len(round.growths) for round in rounds] == [0, 0, 1, 0, 0, 0, 0, 0]
+    assert model.hidden.out_features == 12
+
+
+def test_longer_epochs_pass_through_all_images_again_and_again(task):
+    """96 images are six steps: fourteen are two passes, and two batches of a third."""
+    training = made(task, replace(RECIPE, steps=14))
+    rows = training._rows()
+    assert rows.shape == (14, 16)
+    for first in (0, 6):
+        assert rows[first : first + 6].flatten().sort().values.tolist() == list(range(96))
+    assert len(rows[12:].unique()) == 32
+    whole = made(task, RECIPE)
+    assert torch.equal(whole._rows(), made(task, replace(RECIPE, steps=6))._rows())
+
+
+def test_a_training_in_short_epochs_goes_on_to_the_same_bits(task):
+    recipe = replace(RECIPE, epochs=3, steps=4)
+    through = made(task, recipe)
+    list(through.rounds())
+    first = made(task, recipe)
+    for round in first.rounds():
+        if round.point.epoch == 1:
+            break
+    second = made(task, recipe)
+    second.load_state_dict(kept(first))
+    list(second.rounds())
+    assert alike(through.model.state_dict(), second.model.state_dict())

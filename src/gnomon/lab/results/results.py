@@ -9,11 +9,12 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from gnomon.lab.contest.contest import Contest
 from gnomon.lab.errors import LabError, MissingExtra
 from gnomon.lab.experiment import Experiment
 from gnomon.lab.results.tables import Table, duration, flops
-from gnomon.lab.running.record import METRICS, metrics
-from gnomon.lab.running.runs import RESULT, Bench, Result, finished
+from gnomon.lab.running.record import METRICS, metrics, numbers
+from gnomon.lab.running.runs import RESULT, Result, Runs, finished
 from gnomon.lab.training.train import Measured, Spent
 
 try:
@@ -21,7 +22,6 @@ try:
 except ImportError as error:
     raise MissingExtra("Counting results", error.name) from None
 
-BASELINE = "scratch"
 LEVEL = 0.95
 
 SPREAD = "Accuracy in %: mean ± 95 % interval over the seeds."
@@ -67,7 +67,7 @@ def half_interval(deviation: float, n: int) -> float:
     return float(student.ppf(0.5 + LEVEL / 2, n - 1)) * deviation / math.sqrt(n)
 
 
-def traces(bench: Bench, arm: str) -> dict[int, Trace]:
+def traces(bench: Runs, arm: str) -> dict[int, Trace]:
     """All runs of an arm that a folder holds, by seed. Raises LabError for one it cannot read."""
     places = sorted(bench.place(arm, 0).parent.glob("seed-*"))
     found = [_trace(place) for place in places if (place / METRICS).exists()]
@@ -77,17 +77,12 @@ def traces(bench: Bench, arm: str) -> dict[int, Trace]:
 def _trace(place: Path) -> Trace:
     try:
         lines = list(metrics(place))
-        points = tuple(Measured(**_numbers(line)) for line in lines if line["event"] == "epoch")
+        points = tuple(Measured(**numbers(line)) for line in lines if line["event"] == "epoch")
         grown = tuple(Spent(**_counts(line)) for line in lines if line["event"] == "growth")
         seed = int(place.name.removeprefix("seed-"))
     except (ValueError, TypeError, KeyError) as error:
         raise LabError(f"The metrics in '{place}' cannot be read: {error}.") from None
     return Trace(seed, points, grown, finished(place) if (place / RESULT).exists() else None)
-
-
-def _numbers(line: Mapping[str, Any]) -> dict[str, Any]:
-    """The counts and measurements of a line; strict JSON writes nan as null."""
-    return {name: math.nan if v is None else v for name, v in line.items() if name != "event"}
 
 
 def _counts(line: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,13 +112,13 @@ class Row:
 class Results:
     """Everything that the finished runs of an experiment say."""
 
-    experiment: Experiment
-    bench: Bench
+    experiment: Experiment | Contest
+    bench: Runs
     runs: Mapping[str, Mapping[int, Result]]
 
     @classmethod
     def of(
-        cls, experiment: Experiment, bench: Bench, seeds: Sequence[int] | None = None
+        cls, experiment: Experiment | Contest, bench: Runs, seeds: Sequence[int] | None = None
     ) -> Results:
         """Those in a folder; of these seeds alone, if they are given."""
         runs = {}
@@ -145,9 +140,9 @@ class Results:
             yield Row(
                 arm,
                 len(several),
-                several[0].parameters,
+                round(mean(r.parameters for r in several)),
                 Estimate.of([r.test_accuracy for r in several if r.test_accuracy is not None]),
-                Estimate.of([r.accuracy for r in several]),
+                Estimate.of([r.accuracy for r in several if not math.isnan(r.accuracy)]),
                 mean(r.flops for r in several),
                 mean(r.flops + self.given(arm, seed) for seed, r in results.items()),
                 mean(r.paper_flops for r in several),
@@ -155,10 +150,17 @@ class Results:
                 self.experiment.printed.get(arm),
             )
 
+    def tests(self) -> Iterator[tuple[str, list[float]]]:
+        """Accuracies on the test split by arm, one per seed; arms without any are left out."""
+        for arm, results in self.runs.items():
+            values = [r.test_accuracy for r in results.values() if r.test_accuracy is not None]
+            if values:
+                yield arm, values
+
     def given(self, arm: str, seed: int) -> int:
         """The FLOPs behind the network that an arm was given: not on its own meter."""
         start = self.bench.arms[arm].start
-        if start is None:
+        if start is None or not start.counts:
             return 0
         own = 0 if start.carry else self.runs[start.arm][seed].flops
         return own + self.given(start.arm, seed)
@@ -186,8 +188,12 @@ class Results:
             _Column("time", lambda row: duration(row.seconds)),
         )
 
-    def differences(self, baseline: str = BASELINE) -> Table | None:
-        """Every arm against one, seed by seed; None where that one, or any other, has no runs."""
+    def differences(self, baseline: str | None = None) -> Table | None:
+        """Every arm against one, seed by seed, by default the experiment's own baseline.
+
+        None where that one, or any other, has no runs.
+        """
+        baseline = baseline or self.experiment.baseline
         against = self.runs.get(baseline)
         if not against:
             return None
@@ -196,7 +202,8 @@ class Results:
             pairs = [(r, against[seed]) for seed, r in results.items() if seed in against]
             if arm == baseline or not pairs:
                 continue
-            validation = Estimate.of([one.accuracy - other.accuracy for one, other in pairs])
+            points = [one.accuracy - other.accuracy for one, other in pairs]
+            validation = Estimate.of([point for point in points if not math.isnan(point)])
             test = Estimate.of(list(_test_differences(pairs)))
             shown = [e.percent(sign=True) if e else "-" for e in (test, validation)]
             cells.append([arm, str(len(pairs)), *shown])

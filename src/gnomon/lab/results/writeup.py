@@ -9,14 +9,17 @@ from pathlib import Path
 
 from gnomon.adjustments import in_order
 from gnomon.grower import Morph
+from gnomon.lab.contest.contest import Contest
+from gnomon.lab.contest.words import entries
+from gnomon.lab.drawing import dots
 from gnomon.lab.drawing.panels import Picture, draw
 from gnomon.lab.errors import BadFolder, LabError
-from gnomon.lab.experiment import Arm, Experiment
+from gnomon.lab.experiment import Arm, Begun, Experiment
 from gnomon.lab.results.curves import bands, check_axis
 from gnomon.lab.results.results import Results, Trace, traces
 from gnomon.lab.results.tables import Table
 from gnomon.lab.running.record import one_line
-from gnomon.lab.running.runs import Bench
+from gnomon.lab.running.runs import Runs
 from gnomon.schedule import At, Every, OnPlateau, Schedule, Together
 
 MOST = 12  # arms that one panel can hold and still be read
@@ -29,8 +32,8 @@ class Page:
     command: what was typed after `gnomon run` and `gnomon plot`.
     """
 
-    experiment: Experiment
-    bench: Bench
+    experiment: Experiment | Contest
+    bench: Runs
     slug: str
     command: str
     seeds: Sequence[int]
@@ -40,7 +43,12 @@ class Page:
 
         Raises LabError if there are no runs.
         """
-        axes = [check_axis(x) for x in axes or self.experiment.x]
+        axes = [check_axis(x) for x in axes]
+        if axes and isinstance(self.experiment, Contest):
+            raise LabError(
+                f"'{self.experiment.name}' cannot be drawn against '{axes[0]}': a contest shows "
+                f"its results, not curves. Leave out --x."
+            )
         runs = {arm: traces(self.bench, arm) for arm in self.bench.arms}
         if not any(runs.values()):
             raise LabError(
@@ -48,10 +56,7 @@ class Page:
                 f"them."
             )
         _make(out)
-        shown = {arm: kept for arm, kept in runs.items() if kept}
-        drawn = len(shown) <= MOST
-        if drawn:
-            draw(self._picture(shown, axes), out / self.slug)
+        drawn = self._drawn({arm: kept for arm, kept in runs.items() if kept}, axes, out)
         extra, problems = self._extra(out)
         parts = [*self._parts(runs, drawn), *([extra] if extra else []), self._origin(runs, out)]
         text = "\n\n".join(part.strip() for part in parts) + "\n"
@@ -61,10 +66,28 @@ class Page:
             raise BadFolder(f"The folder '{out}' cannot be written to: {error}.") from None
         return problems
 
-    def _picture(self, runs: Mapping[str, Mapping[int, Trace]], axes: Sequence[str]) -> Picture:
+    def _drawn(
+        self, runs: Mapping[str, Mapping[int, Trace]], axes: Sequence[str], out: Path
+    ) -> bool:
+        """Draw curves, or the results of a contest; whether that was possible."""
+        about, note = self.experiment, self._signatures(runs)[0]
+        if isinstance(about, Contest):
+            found = Results.of(about, self.bench)
+            shown = [dots.Row(arm, tests, about.printed.get(arm)) for arm, tests in found.tests()]
+            if shown:
+                dots.draw(shown, out / self.slug, title=about.about.rstrip("."), note=note)
+            return bool(shown)
+        if len(runs) > MOST:
+            return False
+        draw(self._picture(runs, axes or about.x, note), out / self.slug)
+        return True
+
+    def _picture(
+        self, runs: Mapping[str, Mapping[int, Trace]], axes: Sequence[str], note: str
+    ) -> Picture:
         arms = self.bench.arms
         starts = {arm.start.arm for arm in arms.values() if arm.start is not None}
-        handed = any(arms[a].start is not None and not arms[a].start.carry for a in runs)  # type: ignore[union-attr]
+        handed = any(_given(arms[arm]) for arm in runs)
         printed = {a: v for a, v in self.experiment.printed.items() if a in runs}
         return Picture(
             self.experiment.about.rstrip("."),
@@ -73,12 +96,12 @@ class Page:
             self.experiment.printed_as,
             tuple(starts),
             "what the given network had taken is not counted" if handed else "",
-            self._signatures(runs)[0],
+            note,
         )
 
     def _extra(self, out: Path) -> tuple[str, list[str]]:
         """What the experiment itself adds; while runs are missing it may not be able to."""
-        if self.experiment.extra is None:
+        if isinstance(self.experiment, Contest) or self.experiment.extra is None:
             return "", []
         call: Callable[[Path, Path], object] = self.experiment.extra
         try:
@@ -99,7 +122,7 @@ class Page:
             yield f"## {differences.title}\n\n{differences.markdown()}"
         if open_runs := self._unfinished(runs):
             yield f"**Not finished:** {open_runs}."
-        yield f"## How each arm was trained\n\n{recipes(self.bench.arms).markdown()}"
+        yield f"## How each arm was trained\n\n{how(self.bench.arms).markdown()}"
 
     def _unfinished(self, runs: Mapping[str, Mapping[int, Trace]]) -> str:
         told = []
@@ -125,6 +148,17 @@ class Page:
         return sorted(set(found), key=lambda line: (-found.count(line), line))
 
 
+def _given(arm: Begun) -> bool:
+    """Whether it begins with a network that another arm has trained."""
+    return arm.start is not None and not arm.start.carry
+
+
+def how(arms: Mapping[str, Begun]) -> Table:
+    """How each arm is made, in words."""
+    trainings = {name: arm for name, arm in arms.items() if isinstance(arm, Arm)}
+    return recipes(trainings) if len(trainings) == len(arms) else entries(arms)
+
+
 def recipes(arms: Mapping[str, Arm]) -> Table:
     """How each arm is trained, in words."""
     headings = (
@@ -144,6 +178,8 @@ def recipes(arms: Mapping[str, Arm]) -> Table:
 def _recipe(name: str, arm: Arm) -> tuple[str, ...]:
     recipe = arm.recipe
     epochs = str(recipe.epochs)
+    if recipe.steps is not None:
+        epochs += f" of {recipe.steps} steps"
     if arm.budget is not None:
         epochs = f"FLOPs of {arm.budget.epochs:g}"
     rate = f"{recipe.lr:g}, {recipe.shape}"

@@ -99,7 +99,7 @@ class Look:
         arm = self.arms[name]
         if arm.schedule is None:
             return [first] * (most + 1)
-        steps = len(self.task.train) // min(arm.recipe.batch, len(self.task.train))
+        steps = arm.recipe.epoch(len(self.task.train))
         _check_comes(arm.schedule, arm.recipe.epochs, steps)
         epochs = {other: forecast.epochs for other, forecast in self.forecasts.items()}
         row = Row.of(self.arms, name, steps, {**epochs, name: most})

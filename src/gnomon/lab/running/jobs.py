@@ -28,7 +28,7 @@ import torch
 
 from gnomon.errors import GrowthError
 from gnomon.lab.errors import LabError
-from gnomon.lab.experiment import Arm
+from gnomon.lab.experiment import Begun
 from gnomon.lab.running.orders import Order, Run
 from gnomon.lab.running.runs import Result
 from gnomon.lab.training.train import Measured, Round
@@ -116,7 +116,7 @@ def processes(count: int) -> Iterator[tuple[Executor, Channel]]:
 
 def train(
     order: Order,
-    arms: Mapping[str, Arm],
+    arms: Mapping[str, Begun],
     watch: Watch,
     *,
     jobs: int,
@@ -154,7 +154,7 @@ def train(
     return outcome
 
 
-def _ready(arms: Mapping[str, Arm], waiting: Sequence[Run], outcome: Outcome) -> list[Run]:
+def _ready(arms: Mapping[str, Begun], waiting: Sequence[Run], outcome: Outcome) -> list[Run]:
     def begun(run: Run) -> bool:
         start = arms[run.arm].start
         return start is None or Run(start.arm, run.seed) in outcome.finished
@@ -162,7 +162,7 @@ def _ready(arms: Mapping[str, Arm], waiting: Sequence[Run], outcome: Outcome) ->
     return [run for run in waiting if begun(run)]
 
 
-def _skip(arms: Mapping[str, Arm], waiting: list[Run], outcome: Outcome, watch: Watch) -> None:
+def _skip(arms: Mapping[str, Begun], waiting: list[Run], outcome: Outcome, watch: Watch) -> None:
     """Give up what starts from a run that failed."""
     for run in tuple(waiting):
         start = arms[run.arm].start
@@ -208,11 +208,11 @@ def work(order: Order, run: Run) -> Result | Failure:
         if _channel is not None:
             _channel.put(News(run, round.point, len(round.growths)))
 
-    place = order.bench.place(run.arm, run.seed)
+    place = order.runs.place(run.arm, run.seed)
     (place / ERROR).unlink(missing_ok=True)
     try:
         prepare(order)
-        return order.bench.run(run.arm, run.seed, order.task(run.seed), tell=tell)
+        return order.runs.run(run.arm, run.seed, order.task(run.seed), tell=tell)
     except (GrowthError, LabError) as error:
         return Failure(str(error))
     except Exception as error:  # anything in a network or a rule of the user's own
@@ -230,7 +230,7 @@ def _kept(place: Path) -> str:
 
 def prepare(order: Order) -> None:
     """Set what a repeated run depends on: the number of threads, algorithms that repeat."""
-    torch.set_num_threads(order.experiment.threads)
+    torch.set_num_threads(order.declared.threads)
     if order.cuda:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import torch
 
+from gnomon.lab.contest.bench import ContestBench
+from gnomon.lab.contest.contest import Contest, Entry
 from gnomon.lab.data import tasks
 from gnomon.lab.data.tasks import Task
 from gnomon.lab.errors import BadFolder
-from gnomon.lab.experiment import Arm, Experiment
-from gnomon.lab.running.runs import CHECKPOINT, RESULT, Bench
-from gnomon.lab.shelf import Found, arms_of, find, size_of
+from gnomon.lab.experiment import Arm, Experiment, Size
+from gnomon.lab.running.runs import CHECKPOINT, RESULT, Bench, Runs
+from gnomon.lab.shelf import Found, arms_of, entries_of, find, size_of
 from gnomon.lab.training.machine import Machine
 
 
@@ -46,18 +48,33 @@ class Order:
     machine: Machine = field(default_factory=Machine)
 
     @property
-    def experiment(self) -> Experiment:
+    def declared(self) -> Experiment | Contest:
         """The declaration."""
+        return _found(self.file).declared()
+
+    @property
+    def runs(self) -> Runs:
+        """What the runs share, trainings or not."""
+        return _bench(self) if isinstance(self.declared, Experiment) else _contest(self)
+
+    @property
+    def experiment(self) -> Experiment:
+        """The declaration of trainings. Raises LabError for a contest."""
         return _found(self.file).trained()
 
     @property
     def arms(self) -> Mapping[str, Arm]:
-        """All arms of the experiment in this size."""
+        """All trainings of the experiment in this size."""
         return self.bench.arms
 
     @property
+    def entries(self) -> Mapping[str, Entry]:
+        """All arms of the contest in this size."""
+        return _contest(self).arms
+
+    @property
     def bench(self) -> Bench:
-        """What the runs share."""
+        """What trainings share."""
         return _bench(self)
 
     @property
@@ -71,7 +88,7 @@ class Order:
 
     def spread(self) -> int:
         """How many runs at once suit this machine: one on a GPU, else what its cores can do."""
-        return 1 if self.cuda else max(1, cores() // self.experiment.threads)
+        return 1 if self.cuda else max(1, cores() // self.declared.threads)
 
 
 def here(device: str, precision: str = Machine.precision) -> Machine:
@@ -98,9 +115,24 @@ def _bench(order: Order) -> Bench:
     return Bench(arms_of(found, size), found.trained().data, order.folder, order.machine)
 
 
+@functools.lru_cache(maxsize=4)
+def _contest(order: Order) -> ContestBench:
+    found = _found(order.file)
+    size = replace(size_of(found, order.preset), seeds=order.seeds)
+    return ContestBench(entries_of(found, size), found.declared().data, order.folder, order.machine)
+
+
+def runs_in(folder: Path, found: Found, size: Size) -> Runs:
+    """The runs of an experiment or a contest in a folder, to be looked at."""
+    declared = found.declared()
+    if isinstance(declared, Contest):
+        return ContestBench(entries_of(found, size), declared.data, folder)
+    return Bench(arms_of(found, size), declared.data, folder)
+
+
 @functools.lru_cache(maxsize=4)  # of five seeds of CIFAR-10, 180 MB each, one is read again
 def _task(order: Order, seed: int) -> Task:
-    data = order.experiment.data
+    data = order.declared.data
     task = tasks.load(
         order.data or data.name,
         seed=seed,

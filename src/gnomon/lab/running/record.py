@@ -1,6 +1,7 @@
 """One folder per run: metrics line by line as they come, everything else whole or not at all."""
 
 import json
+import math
 import os
 import platform
 import subprocess
@@ -9,7 +10,7 @@ from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 
@@ -190,6 +191,11 @@ def commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return described.stdout.strip() or None
+
+
+def numbers(line: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the counts and measurements of a line or a result; what `plain` did is undone."""
+    return {name: math.nan if v is None else v for name, v in line.items() if name != "event"}
 
 
 def plain(value: object) -> object:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -32,10 +32,10 @@ from gnomon.checkpoint import save
 from gnomon.errors import BadCheckpoint, GrowthError
 from gnomon.lab.data.tasks import Task
 from gnomon.lab.errors import BadFolder, LabError
-from gnomon.lab.experiment import Arm, Budget, Data, Start, blocks_of, root
+from gnomon.lab.experiment import Arm, Begun, Budget, Data, Start, blocks_of, root
 from gnomon.lab.running.board import Board
 from gnomon.lab.running.lock import alone
-from gnomon.lab.running.record import Json, Record, plain, read_json, signature
+from gnomon.lab.running.record import Json, Record, numbers, plain, read_json, signature
 from gnomon.lab.training.compute import step_flops
 from gnomon.lab.training.machine import Machine
 from gnomon.lab.training.recipe import Recipe
@@ -44,6 +44,7 @@ from gnomon.lab.training.train import Measured, Round, Training, accuracy, regro
 from gnomon.schedule import Timeline
 
 CONFIG, CHECKPOINT, RESULT = "config.json", "checkpoint.pt", "result.json"
+TESTED = "test_accuracy"
 Tell = Callable[[Round], None]
 
 
@@ -52,6 +53,24 @@ class Result(Measured):
     """The last measurement of a finished run, and its accuracy on the test split, if it looked."""
 
     test_accuracy: float | None = None
+
+
+class Runs(Protocol):
+    """What processes and pages need to know of runs of any kind."""
+
+    @property
+    def arms(self) -> Mapping[str, Begun]:
+        """By name, each behind the one that it starts from."""
+
+    @property
+    def folder(self) -> Path:
+        """Holds a folder per arm, and in it one per seed."""
+
+    def place(self, arm: str, seed: int) -> Path:
+        """The folder of one run."""
+
+    def run(self, arm: str, seed: int, task: Task, *, tell: Tell) -> Result:
+        """Run an arm to its end, from where it was stopped. A finished run is read back."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +87,7 @@ class Bench:
 
     def place(self, arm: str, seed: int) -> Path:
         """The folder of one run."""
-        return self.folder / arm.replace("/", "-") / f"seed-{seed}"
+        return place_of(self.folder, arm, seed)
 
     def recipe(self, arm: str, seed: int, task: Task) -> Recipe:
         """The recipe of an arm with its seed, and its budget in FLOPs."""
@@ -110,13 +129,20 @@ class Bench:
             return run.to_the_end()
 
 
+def place_of(folder: Path, arm: str, seed: int) -> Path:
+    """Where a run lies in the folder of all runs."""
+    return folder / arm.replace("/", "-") / f"seed-{seed}"
+
+
 def finished(place: Path) -> Result:
     """Read the result of a run back. Raises LabError if it is not complete."""
     try:
-        return Result(**json.loads((place / RESULT).read_text(encoding="utf-8")))
+        content = json.loads((place / RESULT).read_text(encoding="utf-8"))
+        test = content.pop(TESTED, None)  # None: nobody looked
+        return Result(**numbers(content), test_accuracy=test)
     except FileNotFoundError:
         raise LabError(f"The run in '{place}' is not finished: go on with --resume.") from None
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, AttributeError, OSError) as error:
         raise LabError(
             f"The result '{place / RESULT}' cannot be read ({error}). Remove it, then go on with "
             f"--resume: it is written anew."
@@ -132,7 +158,7 @@ class _Run:
         self.place = bench.place(arm, seed)
         self.recipe = bench.recipe(arm, seed, task)
         self.record = Record.opened(self.place)
-        self._check_config()
+        begin(self.record, bench.config(arm, seed, task), bench.machine)
 
     def to_the_end(self) -> Result:
         training, lines = self._begin()
@@ -144,15 +170,6 @@ class _Run:
                 self._save(training)
                 self.tell(round)
         return self._close(training)
-
-    def _check_config(self) -> None:
-        config = self.bench.config(self.name, self.seed, self.task)
-        before = read_json(self.place / CONFIG)
-        if before is None:
-            self.record.json("signature.json", signature(device=self.bench.machine.device))
-            self.record.json(CONFIG, config)
-        else:
-            _refuse_others(self.place, before, config)
 
     def _begin(self) -> tuple[Training, int]:
         """The training as it was saved, or at its start; and how long the metrics were then."""
@@ -175,7 +192,7 @@ class _Run:
         place = self.bench.place(start.arm, self.seed)
         finished(place)
         before = read_json(place / CONFIG) or {}
-        _refuse_others(place, before, self.bench.config(start.arm, self.seed, self.task))
+        refuse_others(place, before, self.bench.config(start.arm, self.seed, self.task))
         with _understood(place / CHECKPOINT):
             state = _loaded(place / CHECKPOINT)["training"]
             training = self._training(state)
@@ -237,10 +254,20 @@ def budget_flops(budget: Budget, task: Task, recipe: Recipe) -> int:
     with seeded(recipe.seed):
         network = budget.network(task)
     step = step_flops(network, task.normalised(batch.images), batch.labels)
-    return round(budget.epochs * (len(task.train) // len(batch)) * step)
+    return round(budget.epochs * recipe.epoch(len(task.train)) * step)
 
 
-def _refuse_others(place: Path, before: Json, config: Json) -> None:
+def begin(record: Record, config: Json, machine: Machine) -> None:
+    """Write what a run is asked; or see that it is what was asked before. Raises BadFolder."""
+    before = read_json(record.path(CONFIG))
+    if before is None:
+        record.json("signature.json", signature(device=machine.device))
+        record.json(CONFIG, config)
+    else:
+        refuse_others(record.folder, before, config)
+
+
+def refuse_others(place: Path, before: Json, config: Json) -> None:
     """Raise BadFolder if a folder holds a run of other settings."""
     if other := list(_differences(before, plain(config))):
         raise BadFolder(

@@ -29,6 +29,7 @@ class Recipe:
     """How one network is trained.
 
     epochs:  passes through the training images, those of a whole batch only.
+    steps:   so many make an epoch, in place of a pass: for trainings that are counted in steps.
     shape:   "cosine": the rate climbs for `warmup` (a share of the training) and falls to 0 along a
              cosine; "constant": it climbs and stays.
     augment: random crops of the images padded by four pixels, and random mirror images.
@@ -46,6 +47,7 @@ class Recipe:
     shape: Shape = "cosine"
     augment: bool = False
     flops: int | None = None
+    steps: int | None = None
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch < 1:
@@ -59,8 +61,14 @@ class Recipe:
         for what, names in known.items():
             if getattr(self, what) not in names:
                 raise ValueError(f"{what}={getattr(self, what)!r} must be one of {names}.")
-        if self.flops is not None and self.flops < 1:
-            raise ValueError(f"flops={self.flops} must be at least 1.")
+        for what in ("flops", "steps"):
+            most = getattr(self, what)
+            if most is not None and most < 1:
+                raise ValueError(f"{what}={most} must be at least 1.")
+
+    def epoch(self, images: int) -> int:
+        """Return how many steps an epoch of so many images has."""
+        return self.steps or images // min(self.batch, images)
 
     def rate(self, done: float) -> float:
         """Return the learning rate when this share of the training, 0 to 1, is done."""

@@ -99,7 +99,7 @@ class Training:
         self.forward, self.stepper = self.fabric.setup(model, self.optimizer)
         self.order = torch.Generator().manual_seed(recipe.seed)
         self.batch = min(recipe.batch, len(task.train))
-        self.steps_per_epoch = len(task.train) // self.batch
+        self.steps_per_epoch = recipe.epoch(len(task.train))
         self.start = self.spent = spent or Spent()
         self.history = tuple(history)
         self.begun = False
@@ -210,14 +210,12 @@ class Training:
         return most is None or self.spent.flops + self.cost.full <= most
 
     def _train_epoch(self) -> float:
-        """Go once through the training images, in a new order; return the mean loss."""
+        """Go through the training images in a new order; return the mean loss."""
         start = time.perf_counter()
         self.forward.train()
         self._prepare_groups()
-        order = torch.randperm(len(self.task.train), generator=self.order).to(self.fabric.device)
         total, steps = torch.zeros((), device=self.fabric.device), 0
-        # Images that do not fill a last batch wait for another epoch: every step costs the same.
-        for rows in order[: self.steps_per_epoch * self.batch].view(-1, self.batch):
+        for rows in self._rows():
             if not self._affordable():
                 break
             total += self._train_step(self.task.train[rows])
@@ -231,6 +229,15 @@ class Training:
                 f"Use a learning rate below {self.recipe.lr:g}."
             )
         return loss
+
+    def _rows(self) -> Tensor:
+        """The images of an epoch, a batch in each row; each pass through them has a new order."""
+        whole = len(self.task.train) // self.batch
+        passes = range(-(-self.steps_per_epoch // whole))
+        orders = [torch.randperm(len(self.task.train), generator=self.order) for _ in passes]
+        # Images that do not fill a last batch wait for another pass: every step costs the same.
+        batches = torch.cat([order[: whole * self.batch].view(-1, self.batch) for order in orders])
+        return batches[: self.steps_per_epoch].to(self.fabric.device)
 
     def _train_step(self, batch: Split) -> Tensor:
         share = self.recipe.share(self._share_done())
