@@ -64,7 +64,7 @@ def renumber(model: nn.Module, edit: ModuleEdit) -> Undo:
     try:
         for inner, name, offset in edit.options["indices"]:
             for place, block in enumerate(container.children()):
-                undo.append(_set(block.get_submodule(inner), name, place + int(offset)))
+                undo.append(_set_number(block.get_submodule(inner), name, place + int(offset)))
         if edit.options.get("counted"):
             undo.append(_count(model, edit.options["counted"], _place(container, model, edit)))
     except (AttributeError, KeyError, IndexError) as fault:
@@ -83,7 +83,7 @@ def _place(container: nn.Module, model: nn.Module, edit: ModuleEdit) -> int:
     return [id(m) for m in container.children()].index(id(before)) + 1
 
 
-def _set(module: nn.Module, name: str, value: int) -> Undo:
+def _set_number(module: nn.Module, name: str, value: int) -> Undo:
     before = vars(module)[name]
     setattr(module, name, value)
     return lambda: setattr(module, name, before)
