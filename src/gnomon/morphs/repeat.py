@@ -122,15 +122,6 @@ class Repeat:
         return tuple(edits)
 
 
-def stacked(model: nn.Module, path: str) -> bool:
-    """Whether a module stands in a stack of blocks of its own class."""
-    container, name = insertion.parent_of(model, path)
-    if not isinstance(container, nn.Sequential | nn.ModuleList):
-        return False
-    alike = [m for m in container.children() if type(m) is type(container._modules[name])]
-    return len(alike) > 1 and any(True for _ in alike[0].children())
-
-
 def module_size(model: nn.Module, path: str) -> int:
     """The parameters that a copy of a module brings: those that it does not share."""
     own = own_tensors(model, path)
