@@ -121,6 +121,25 @@ def test_generation_with_a_cache_goes_on_as_before(kind):
 
 
 @every_kind
+@pytest.mark.parametrize("before", ["Widen", "Deepen"])
+def test_the_number_of_layers_goes_on_being_said_in_a_model_that_has_grown(kind, before):
+    model, stack, number = made(kind)
+    told, old = getattr(model.config, number), continued(model)
+    grower = gn.Grower(model, {"input_ids": PROMPT, "use_cache": False})
+    hidden = "c_fc" if kind == "gpt2" else "gate_proj"
+    grower.grow(
+        gn.Widen(f"{stack}.0.mlp.{hidden}", add=4) if before == "Widen"
+        else gn.Deepen(f"{stack}.0.mlp")
+    )  # fmt: skip
+    plan = grower.plan(gn.Repeat(f"{stack}.1", count=2))
+    assert any(f"{told} -> {told + 2}" in note and "again" not in note for note in plan.notes)
+    grower.grow(plan)
+    assert getattr(model.config, number) == told + 2
+    assert torch.equal(continued(model), old)
+    assert torch.equal(continued(model, use_cache=False), old)
+
+
+@every_kind
 def test_a_file_grows_the_small_model_again(kind, tmp_path):
     model, stack, number = made(kind)
     small = copy.deepcopy(model)

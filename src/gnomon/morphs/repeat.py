@@ -20,10 +20,11 @@ from gnomon.flops import flops_of
 from gnomon.groups import Analysis, analyse
 from gnomon.morphs.places import find, input_of, only_visit
 from gnomon.morphs.subject import Subject
-from gnomon.numbering import counts, positions, still_describes
+from gnomon.numbering import counts, positions
 from gnomon.plan import Plan
 from gnomon.residual_branches import Block, BranchEnd, branch_ends
 from gnomon.rules import R2R
+from gnomon.settings import settings_of
 from gnomon.spec import path_of
 from gnomon.tape import Recording, Visit, owned_tensors, record
 
@@ -182,17 +183,19 @@ def _counted(
 ) -> tuple[tuple[ModuleEdit, ...], tuple[str, ...]]:
     """The edits with the number of blocks in the model's configuration, if it can be found."""
     stack = edits[0].place.rpartition(".")[0]
-    candidates = counts(model, stack)
+    settings = settings_of(model, stack)
+    candidates = [] if settings is None else list(counts(model, settings))
+    if settings is None or not candidates:
+        return edits, ()
     for counted in candidates:
         tried = tuple(replace(e, options={**e.options, "counted": counted}) for e in edits)
         with _inserted(model, tried, copies):
-            found = still_describes(model, counted, stack)
+            found = settings.describe(model)
         if found:
             name = f"{counted['name']}.{counted['number']}"
             n = len(model.get_submodule(stack)._modules)
-            return tried, (f"{name} {n} -> {n + len(edits)}: the model can be built from it again",)
-    if not candidates:
-        return edits, ()
+            again = "" if settings.odd else ": the model can be built from it again"
+            return tried, (f"{name} {n} -> {n + len(edits)}{again}",)
     return edits, ("no number of the model's configuration describes the grown model",)
 
 
