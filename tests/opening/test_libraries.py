@@ -11,6 +11,7 @@ import gnomon as gn
 from gnomon.errors import BadCheckpoint
 from gnomon.opening import CannotOpen, MissingLibrary, Offline, opened, source, traced
 from gnomon.opening.libraries import library
+from gnomon.opening.requests import deepened
 from gnomon.opening.writing import write
 
 
@@ -131,6 +132,31 @@ def test_what_the_configuration_describes_is_written_for_from_pretrained(gpt2, t
     assert (tmp_path / "same" / "vocab.json").exists()
     assert torch.equal(given(opened(source(f"hf:{tmp_path / 'same'}"))), given(first))
     assert torch.equal(given(opened(source(str(tmp_path / "same")))), given(first))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_repeated_blocks_are_written_for_from_pretrained(dtype, gpt2, tmp_path):
+    """In float64 a product of weights in a mapped file is rounded otherwise than in memory."""
+    transformers = the("transformers")
+    transformers.GPT2LMHeadModel.from_pretrained(gpt2).to(dtype).save_pretrained(gpt2)
+    first = opened(source(f"hf:{gpt2}"), ["2x5:50"])
+    grower, before = first.grower(), given(first)
+    for morph in deepened("transformer.h:+2", gn.R2R(), first.model):
+        grower.grow(morph)
+    assert write(first, grower, tmp_path / "deep", "") == "from_pretrained opens it too"
+    assert json.loads((tmp_path / "deep" / "config.json").read_text())["n_layer"] == 4
+    assert json.loads((gpt2 / "config.json").read_text())["n_layer"] == 2
+    for text in (f"hf:{tmp_path / 'deep'}", str(tmp_path / "deep")):
+        again = opened(source(text))
+        assert len(again.model.transformer.h) == again.model.config.n_layer == 4
+        bound = 2e-2 if dtype == torch.bfloat16 else 1e-6
+        assert (given(again) - before).abs().max() <= bound * before.abs().max()
+        prompt = again.example_inputs["input_ids"]
+        how = {"max_new_tokens": 4, "do_sample": False}
+        assert torch.equal(
+            *(again.model.generate(prompt, use_cache=c, **how) for c in (False, True))
+        )
 
 
 @pytest.mark.filterwarnings("ignore")
