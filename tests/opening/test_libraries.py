@@ -139,7 +139,12 @@ def test_what_the_configuration_describes_is_written_for_from_pretrained(gpt2, t
 def test_repeated_blocks_are_written_for_from_pretrained(dtype, gpt2, tmp_path):
     """In float64 a product of weights in a mapped file is rounded otherwise than in memory."""
     transformers = the("transformers")
-    transformers.GPT2LMHeadModel.from_pretrained(gpt2).to(dtype).save_pretrained(gpt2)
+    config = transformers.AutoConfig.from_pretrained(gpt2, n_positions=32)
+    model = transformers.GPT2LMHeadModel(config).to(dtype)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.1 * torch.randn_like(p))
+    model.save_pretrained(gpt2)
     first = opened(source(f"hf:{gpt2}"), ["2x5:50"])
     grower, before = first.grower(), given(first)
     for morph in deepened("transformer.h:+2", gn.R2R(), first.model):
