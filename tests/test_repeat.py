@@ -215,6 +215,8 @@ def ends(end):
 REFUSED = {
     "post-norm": (lambda: flat(PostNorm), "1.1", gn.CannotPreserve, "post-norm"),
     "scaled stream": (lambda: flat(Scaled), "1.1", gn.CannotPreserve, "mul"),
+    "a turned stream": (
+        lambda: nn.Sequential(Turns(), Turns()), "0", gn.CannotPreserve, "transpose"),
     "no sum": (named_stack, "1", gn.CannotPreserve, "addmm"),
     "function of the place": (
         lambda: nn.Sequential(*map(Numbers, range(3))), "1", gn.NotProved, "differs"),
@@ -262,6 +264,63 @@ def test_branches_may_end_in_an_activation_with_a_root(end):
     before = answers(model, inputs)
     repeat(model, inputs, gn.Repeat("1", count=2))
     assert change(before, answers(model, inputs)) <= 1e-14
+
+
+class Flattens(nn.Module):
+    """Takes the positions together on the stream, and apart again behind the sum."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = nn.Linear(6, 8), nn.Linear(8, 6)
+
+    def forward(self, x):
+        y = x.reshape(-1, 6)
+        return (y + self.down(torch.tanh(self.up(y)))).view(x.shape)
+
+
+def test_the_stream_may_have_another_shape_on_the_way():
+    torch.manual_seed(0)
+    model, inputs = nn.Sequential(*(Flattens() for _ in range(3))).double(), torch.randn(5, 4, 6)
+    inputs = inputs.double()
+    before = answers(model, inputs)
+    repeat(model, inputs, gn.Repeat("1", count=2))
+    assert change(before, answers(model, inputs)) <= 1e-14
+
+
+class Turns(nn.Module):
+    """Its shape comes back, but its entries are in another order."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = nn.Linear(6, 8), nn.Linear(8, 6)
+
+    def forward(self, x):
+        return (x + self.down(torch.tanh(self.up(x)))).transpose(0, 1).reshape(x.shape)
+
+
+class Summed(Flattens):
+    """Two networks whose sum is added to the stream."""
+
+    def __init__(self):
+        super().__init__()
+        self.more, self.less = nn.Linear(6, 8), nn.Linear(8, 6)
+
+    def forward(self, x):
+        one, two = self.down(torch.tanh(self.up(x))), self.less(torch.relu(self.more(x)))
+        return one + two + x
+
+
+def test_every_summand_of_a_branch_ends_in_zero():
+    torch.manual_seed(0)
+    model, inputs = nn.Sequential(*(Summed() for _ in range(3))).double(), torch.randn(5, 6)
+    inputs = inputs.double()
+    before = answers(model, inputs)
+    repeat(model, inputs, gn.Repeat("1", count=2))
+    assert change(before, answers(model, inputs)) <= 1e-14
+    for block in model[2:4]:
+        assert not (block.down.weight[:, ::2] + block.down.weight[:, 1::2]).any()
+        assert not (block.less.weight[:, ::2] + block.less.weight[:, 1::2]).any()
+    assert silent(model, inputs) == []
 
 
 class Parallel(nn.Module):

@@ -32,6 +32,8 @@ from gnomon.zero import classes_of_twins, hidden_of
 
 # What hands its first argument on as it is, if the shape stays. (The recorder settles dropout.)
 _PASSES = "view _unsafe_view reshape alias detach clone contiguous _to_copy native_dropout".split()
+# What keeps the order of the entries: several of these, back to the first shape, change none.
+_RESHAPES = "view _unsafe_view reshape squeeze unsqueeze".split()
 _ADDS = ("add", "add_")
 # Operations that make zero of zero, and where norms have gain and shift among their arguments.
 _KEEP_ZERO = (*_PASSES, "transpose", "permute", "unsqueeze", "squeeze", "mean", "expand", "slice")
@@ -95,7 +97,7 @@ class Block:
 def branch_ends(block: Block, analysis: Analysis, twins: int) -> tuple[BranchEnd, ...]:
     """How every branch can end in zero. Raises CannotPreserve where the block has no such form."""
     stream = _stream(block, block.y, block.visit.end)
-    return tuple(_end(block, analysis, at, branch, twins) for at, branch in stream)
+    return tuple(e for at, branch in stream for e in _ends(block, analysis, at, branch, twins))
 
 
 def _stream(block: Block, tensor: Tensor, before: int) -> list[tuple[int, Tensor]]:
@@ -137,7 +139,9 @@ def _through_sum(block: Block, op: Op, at: int) -> list[tuple[int, Tensor]]:
 
 
 def _passes(block: Block, op: Op, first: Tensor) -> bool:
-    """Whether an operation hands the stream on as it is."""
+    """Whether an operation hands the stream on as it is, or in another shape for a while."""
+    if op.name in _RESHAPES:
+        return math.prod(op.shapes[0]) == first.numel() and op.outputs[0].dtype == first.dtype
     if op.name in _PASSES:
         return op.shapes[0] == tuple(first.shape) and op.outputs[0].dtype == first.dtype
     activation = activation_of(op)
@@ -155,6 +159,23 @@ def _reason(op: Op) -> str:
             f"what passes. Use Deepen(...) with its residual block behind it"
         )
     return f"{op.name} (in {where}) stands between its input and its output, behind no layer's sum"
+
+
+def _ends(block: Block, analysis: Analysis, at: int, branch: Tensor, twins: int) -> list[BranchEnd]:
+    """How one branch ends in zero; of one that is a sum, each summand, unless it does as a whole.
+
+    Raises CannotPreserve.
+    """
+    try:
+        return [_end(block, analysis, at, branch, twins)]
+    except CannotPreserve:
+        ops = block.recording.ops
+        places = range(block.visit.start, at)
+        made = next((i for i in places if any(o is branch for o in ops[i].outputs)), None)
+        if made is None or ops[made].name not in _ADDS or not _plain_sum(ops[made]):
+            raise
+        parts = [t for t in ops[made].args[:2] if isinstance(t, Tensor)]
+        return [e for part in parts for e in _ends(block, analysis, made, part, twins)]
 
 
 def _end(block: Block, analysis: Analysis, at: int, branch: Tensor, twins: int) -> BranchEnd:
