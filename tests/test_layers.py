@@ -17,7 +17,7 @@ errors, axes, draw -> decompose, embedding -> rules -> ops -> tape, snapshot -> 
 -> plan -> fill, optimizers, fingerprint, neighbour, ending
 -> shared, first_gradients -> surgery, insertion -> activations, blocks -> param_groups
 -> flops, layers, padding -> planner, plain_layer -> verify, statistics, wrapped -> zero
--> residual_branches, settings -> copying, numbering
+-> residual_stream -> residual_branches, settings -> copying, numbering
 -> making, templates -> splitting -> replacing, branching, folding -> additions -> calibration
 -> morphs -> prediction -> algebra, repair, receipt -> adjustments, trial, passes -> grower
 -> checkpoint, share, schedule -> opening -> simulation -> models -> callbacks, evolution

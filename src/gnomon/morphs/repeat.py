@@ -22,7 +22,8 @@ from gnomon.morphs.places import find, input_of, only_visit
 from gnomon.morphs.subject import Subject
 from gnomon.numbering import counts, positions
 from gnomon.plan import Plan
-from gnomon.residual_branches import Block, BranchEnd, branch_ends
+from gnomon.residual_branches import BranchEnd, branch_ends
+from gnomon.residual_stream import Block
 from gnomon.rules import R2R
 from gnomon.settings import settings_of
 from gnomon.spec import path_of
