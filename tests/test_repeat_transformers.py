@@ -172,3 +172,18 @@ def test_a_cache_among_the_outputs_is_refused_with_what_to_do():
     with pytest.raises(gn.Unsupported, match="use_cache=False"):
         gn.Grower(model, {"input_ids": PROMPT}).grow(gn.Repeat(f"{stack}.0"))
     assert len(model.get_submodule(stack)) == model.config.n_layer == 3
+
+
+def test_the_number_of_blocks_may_be_an_entry_of_a_list(tmp_path):
+    torch.manual_seed(0)
+    config = transformers.ConvNextConfig(
+        depths=[1, 2, 3], hidden_sizes=[4, 6, 8], image_size=32, num_stages=3
+    )
+    model, images = transformers.ConvNextModel(config).eval(), torch.randn(2, 3, 32, 32)
+    before = model(images).last_hidden_state.detach()
+    gn.Grower(model, images).grow(gn.Repeat("encoder.stages.1.layers.0", count=2))
+    assert list(model.config.depths) == [1, 4, 3] and list(config.depths) == [1, 2, 3]
+    model.save_pretrained(tmp_path)
+    again = type(model).from_pretrained(tmp_path).eval()
+    change = (again(images).last_hidden_state - before).abs().max()
+    assert change <= 1e-5 * before.abs().max()

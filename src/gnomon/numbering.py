@@ -15,7 +15,7 @@ from gnomon import insertion
 from gnomon.edit import ModuleEdit
 from gnomon.errors import Stale, Unsupported
 from gnomon.insertion import Undo
-from gnomon.settings import PLAIN, Settings, changed, fields, holder_of
+from gnomon.settings import PLAIN, Settings, changed, fields, say
 
 Index = tuple[str, str, int]  # path inside a block, attribute, what it is more than the position
 
@@ -87,20 +87,18 @@ def _set_number(module: nn.Module, name: str, value: int) -> Undo:
 def _count(model: nn.Module, counted: Mapping[str, Any], place: int) -> Undo:
     """One more in a number, and one more entry, that of the block before, in lists."""
 
-    def say(config: object) -> None:
-        holder, name = holder_of(config, str(counted["number"]))
-        setattr(holder, name, vars(holder)[name] + 1)
-        for path in counted["lists"]:
-            holder, name = holder_of(config, str(path))
-            entries = list(vars(holder)[name])
-            entries.insert(place, entries[place - 1])
-            setattr(holder, name, entries)
+    def longer(config: object) -> None:
+        number = str(counted["number"])
+        say(config, number, int(str(fields(config)[number])) + 1)
+        for name in map(str, counted["lists"]):
+            row: Any = fields(config)[name]
+            say(config, name, [*row[:place], row[place - 1], *row[place:]])
 
-    return changed(model, str(counted["path"]), str(counted["name"]), say)
+    return changed(model, str(counted["path"]), str(counted["name"]), longer)
 
 
 def counts(model: nn.Module, settings: Settings) -> Iterator[dict[str, Any]]:
-    """Numbers in settings that may say how many blocks their stack holds."""
+    """Numbers in settings, or in lists there, that may say how many blocks their stack holds."""
     n = len(model.get_submodule(settings.stack)._modules)
     found = fields(settings.of(model))
     rows = [name for name, value in found.items() if _is_row(value, n)]

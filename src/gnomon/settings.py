@@ -60,20 +60,26 @@ def settings_of(model: nn.Module, stack: str) -> Settings | None:
 
 
 def fields(config: object) -> dict[str, object]:
-    """Its attributes, and with a dot those of settings in it."""
+    """Its attributes, and with a dot those of settings in it and the entries of lists."""
     found = dict(vars(config))
     for name, part in vars(config).items():
-        if _is_settings(part):
-            found |= {f"{name}.{key}": value for key, value in vars(part).items()}
+        inner = vars(part) if _is_settings(part) else _entries(part)
+        found |= {f"{name}.{key}": value for key, value in inner.items()}
     return found
 
 
-def holder_of(config: object, field: str) -> tuple[object, str]:
-    """The object that has a field, and its name there."""
-    *way, name = field.split(".")
-    for step in way:
-        config = vars(config)[step]
-    return config, name
+def say(config: object, field: str, value: object) -> None:
+    """Set one of the `fields`. Raises KeyError or IndexError if it is not there."""
+    name, _, inner = field.partition(".")
+    held = vars(config)[name]
+    if not inner:
+        setattr(config, name, value)
+    elif isinstance(held, list | tuple):
+        row = list(held)
+        row[int(inner)] = value
+        setattr(config, name, type(held)(row))
+    else:
+        say(held, inner, value)
 
 
 def changed(model: nn.Module, path: str, name: str, change: Callable[[object], None]) -> Undo:
@@ -113,6 +119,11 @@ def _is_settings(value: object) -> bool:
         and not callable(value)
         and not isinstance(value, nn.Module | Tensor | torch.Generator)
     )
+
+
+def _entries(value: object) -> dict[str, object]:
+    row = value if isinstance(value, list | tuple) else ()
+    return {str(place): entry for place, entry in enumerate(row)}
 
 
 def _inside(stack: str, path: str) -> str:
