@@ -14,7 +14,7 @@ Result: see docs/results/neuroevolution-deepen.md.
 
 from collections.abc import Mapping
 
-from setting import CIFAR, RECIPE, SCRATCH, base, deepened, short, sized
+from setting import CIFAR, RECIPE, SWEPT, deepened, scratch, short, sized
 
 from gnomon import R2R, BySize, RandPad
 from gnomon.lab.experiment import Arm, Experiment, Size, Start
@@ -27,7 +27,7 @@ def arms(size: Size) -> Mapping[str, Arm]:
         "teacher": Arm(sized(RECIPE, size, size.numbers["teacher"]), short(size)),
         "R2R": student(size, R2R()),
         "RandPad": student(size, RandPad()),
-        "scratch": Arm(sized(SCRATCH, size), base(size)),
+        "scratch": scratch(size),
     }
 
 
@@ -43,7 +43,7 @@ EXPERIMENT = Experiment(
     source="Painter, Deep Neuroevolution, figure 8",
     arms=arms,
     presets={
-        "quick": Size(epochs=7, numbers={"steps": 160, "width": 16, "teacher": 5}),
+        "quick": Size(epochs=7, numbers={"steps": 160, "width": 16, "teacher": 5, **SWEPT}),
         "paper": Size(
             epochs=14, numbers={"steps": 500, "width": 32, "teacher": 10}, seeds=range(5)
         ),

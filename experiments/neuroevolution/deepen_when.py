@@ -14,7 +14,7 @@ Result: see docs/results/neuroevolution-deepen_when.md.
 
 from collections.abc import Mapping
 
-from setting import CIFAR, SCRATCH, base, deepened, short, sized, transformed
+from setting import CIFAR, SWEPT, deepened, scratch, short, transformed
 from widen_when import MOMENTS
 
 from gnomon import R2R
@@ -27,7 +27,7 @@ def arms(size: Size) -> Mapping[str, Arm]:
         name: transformed(size, short(size), deepened(R2R(), size), share)
         for name, share in MOMENTS.items()
     }
-    return {**found, "scratch": Arm(sized(SCRATCH, size), base(size))}
+    return {**found, "scratch": scratch(size)}
 
 
 EXPERIMENT = Experiment(
@@ -36,7 +36,7 @@ EXPERIMENT = Experiment(
     source="Painter, Deep Neuroevolution, figure 7",
     arms=arms,
     presets={
-        "quick": Size(epochs=8, numbers={"steps": 125, "width": 16}),
+        "quick": Size(epochs=8, numbers={"steps": 125, "width": 16, **SWEPT}),
         "paper": Size(epochs=12, numbers={"steps": 500, "width": 32}, seeds=range(5)),
     },
     data=CIFAR,

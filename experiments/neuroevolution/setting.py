@@ -30,7 +30,8 @@ RECIPE = Recipe(
     epochs=12, batch=32, lr=3e-3, weight_decay=1e-6, optimizer="adam", shape="constant", warmup=0,
     steps=500,
 )  # fmt: skip
-SCRATCH = RECIPE
+# `gnomon sweep neuroevolution/widen --arm scratch` at the quick size, seed 100
+SWEPT = {"scratch_lr": 1.3e-3, "scratch_decay": 1.9e-4}
 
 OUTPUTS = 64  # channels of the third stage, in every network of the paper
 FILTERS = [f"stages.{stage}.0.body.conv{i}" for stage in range(3) for i in (1, 2, 3)]
@@ -84,6 +85,16 @@ def deepened(rule: R2R | RandPad, size: Size) -> Deepen:
         body[f"relu{i}"] = nn.ReLU()
     body["conv4"] = nn.Conv2d(w, OUTPUTS, 1)
     return Deepen("stages.2.0", rule, block=nn.Sequential(body))
+
+
+def scratch(size: Size) -> Arm:
+    """The base network from scratch, with settings of its own.
+
+    They are the paper's, unless `gnomon sweep` has found others for this size.
+    """
+    lr = size.numbers.get("scratch_lr", RECIPE.lr)
+    decay = size.numbers.get("scratch_decay", RECIPE.weight_decay)
+    return Arm(replace(sized(RECIPE, size), lr=lr, weight_decay=decay), base(size))
 
 
 def sized(recipe: Recipe, size: Size, epochs: float | None = None) -> Recipe:

@@ -15,7 +15,7 @@ Result: see docs/results/neuroevolution-widen.md.
 
 from collections.abc import Mapping
 
-from setting import CIFAR, RECIPE, SCRATCH, base, narrow, sized, widened
+from setting import CIFAR, RECIPE, SWEPT, narrow, scratch, sized, widened
 
 from gnomon import R2R, BySize, RandPad, Rule
 from gnomon.lab.experiment import Arm, Experiment, Size, Start
@@ -28,7 +28,7 @@ def arms(size: Size) -> Mapping[str, Arm]:
         "teacher": Arm(sized(RECIPE, size, size.numbers["teacher"]), narrow(size)),
         "R2R": student(size, R2R()),
         "RandPad": student(size, RandPad()),
-        "scratch": Arm(sized(SCRATCH, size), base(size)),
+        "scratch": scratch(size),
     }
 
 
@@ -44,7 +44,7 @@ EXPERIMENT = Experiment(
     source="Painter, Deep Neuroevolution, figure 6",
     arms=arms,
     presets={
-        "quick": Size(epochs=7, numbers={"steps": 160, "width": 16, "teacher": 10}),
+        "quick": Size(epochs=7, numbers={"steps": 160, "width": 16, "teacher": 10, **SWEPT}),
         "paper": Size(
             epochs=14, numbers={"steps": 500, "width": 32, "teacher": 20}, seeds=range(5)
         ),

@@ -15,7 +15,7 @@ Result: see docs/results/neuroevolution-widen_when.md.
 
 from collections.abc import Mapping
 
-from setting import CIFAR, SCRATCH, base, narrow, sized, transformed, widened
+from setting import CIFAR, SWEPT, narrow, scratch, transformed, widened
 
 from gnomon import R2R
 from gnomon.lab.experiment import Arm, Experiment, Size
@@ -29,7 +29,7 @@ def arms(size: Size) -> Mapping[str, Arm]:
         name: transformed(size, narrow(size), widened(R2R()), share)
         for name, share in MOMENTS.items()
     }
-    return {**found, "scratch": Arm(sized(SCRATCH, size), base(size))}
+    return {**found, "scratch": scratch(size)}
 
 
 EXPERIMENT = Experiment(
@@ -38,7 +38,7 @@ EXPERIMENT = Experiment(
     source="Painter, Deep Neuroevolution, figure 5",
     arms=arms,
     presets={
-        "quick": Size(epochs=8, numbers={"steps": 125, "width": 16}),
+        "quick": Size(epochs=8, numbers={"steps": 125, "width": 16, **SWEPT}),
         "paper": Size(epochs=12, numbers={"steps": 500, "width": 32}, seeds=range(5)),
     },
     data=CIFAR,

@@ -15,9 +15,9 @@ from gnomon.evolution import (
     Stages,
     from_tensors,
 )
-from gnomon.evolution.birth import child, first
 from gnomon.evolution.chance import Chance
-from gnomon.evolution.mutating import menu_of
+from gnomon.evolution.population.birth import child, first
+from gnomon.evolution.population.mutating import menu_of
 
 IMAGES = Stages(
     inputs=1, size=8, classes=3, outputs=(4, 6), hidden=(2, 4), features=8, dtype=torch.float64

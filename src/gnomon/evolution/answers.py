@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gnomon.evolution.errors import SearchError
-from gnomon.evolution.member import Member
+from gnomon.evolution.population.member import Member
 
 
 def table_of(members: Sequence[Member], correct: Mapping[int, Tensor]) -> Tensor:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from gnomon.evolution.budget import Budget
-from gnomon.evolution.mutation import Space
-from gnomon.evolution.optimizer import Maker
+from gnomon.evolution.population.mutation import Space
+from gnomon.evolution.population.optimizer import Maker
 from gnomon.evolution.select import Selection
 from gnomon.evolution.settings import Settings
 

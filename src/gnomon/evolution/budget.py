@@ -8,8 +8,8 @@ from dataclasses import dataclass, fields
 from torch import Tensor
 
 from gnomon.evolution.errors import OverBudget
-from gnomon.evolution.member import Member, Size, distinct
-from gnomon.evolution.optimizer import SharedOptimizer
+from gnomon.evolution.population.member import Member, Size, distinct
+from gnomon.evolution.population.optimizer import SharedOptimizer
 
 BACKWARD = 3  # FLOPs of a training step, in forward passes
 

@@ -14,16 +14,16 @@ from torch import Tensor
 
 from gnomon.evolution import saving
 from gnomon.evolution.answers import table_of
-from gnomon.evolution.birth import child, first, prove
 from gnomon.evolution.blueprint import Blueprint
 from gnomon.evolution.budget import Budget, Spent, memory_of
 from gnomon.evolution.chance import Chance
 from gnomon.evolution.errors import SearchError
-from gnomon.evolution.lineage import Lineage
-from gnomon.evolution.member import Member
-from gnomon.evolution.mutating import check_fertile, mutate
-from gnomon.evolution.mutation import Mutation, Space
-from gnomon.evolution.optimizer import Maker, SharedOptimizer
+from gnomon.evolution.population.birth import child, first, prove
+from gnomon.evolution.population.lineage import Lineage
+from gnomon.evolution.population.member import Member
+from gnomon.evolution.population.mutating import check_fertile, mutate
+from gnomon.evolution.population.mutation import Mutation, Space
+from gnomon.evolution.population.optimizer import Maker, SharedOptimizer
 from gnomon.evolution.select import Best, Results, Selection
 from gnomon.evolution.settings import Settings
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from gnomon.evolution.evolution import Evolution
-from gnomon.evolution.member import Member
-from gnomon.evolution.problem import Problem
-from gnomon.evolution.ranks import Alone, Ranks
-from gnomon.evolution.training import Joint, Trained, evaluate, recalibrate
+from gnomon.evolution.joint.problem import Problem
+from gnomon.evolution.joint.ranks import Alone, Ranks
+from gnomon.evolution.joint.training import Joint, Trained, evaluate, recalibrate
+from gnomon.evolution.population.member import Member
 
 
 @dataclass(frozen=True)

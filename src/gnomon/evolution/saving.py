@@ -21,11 +21,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gnomon.errors import BadCheckpoint, GrowthError
-from gnomon.evolution.birth import child, immigrant, made_along
 from gnomon.evolution.budget import Spent
-from gnomon.evolution.lineage import Lineage, lineage_of
-from gnomon.evolution.member import Member, distinct
-from gnomon.evolution.mutation import mutation_of
+from gnomon.evolution.population.birth import child, immigrant, made_along
+from gnomon.evolution.population.lineage import Lineage, lineage_of
+from gnomon.evolution.population.member import Member, distinct
+from gnomon.evolution.population.mutation import mutation_of
 
 if TYPE_CHECKING:
     from gnomon.evolution.evolution import Evolution

@@ -6,10 +6,10 @@ import os
 from collections.abc import Iterator
 
 from gnomon.evolution.evolution import Evolution
-from gnomon.evolution.islands import Islands
+from gnomon.evolution.islands.islands import Islands
+from gnomon.evolution.joint.problem import Problem
 from gnomon.evolution.pools.base import Pool
 from gnomon.evolution.pools.here import Here
-from gnomon.evolution.problem import Problem
 from gnomon.evolution.rounds import Round
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gnomon.evolution.ensemble.frozen import Frozen
-from gnomon.evolution.problem import Inputs
+from gnomon.evolution.joint.problem import Inputs
 
 
 class Average(nn.Module):

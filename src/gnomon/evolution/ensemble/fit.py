@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from gnomon.evolution.chance import Chance, drawn_from
 from gnomon.evolution.ensemble.hierarchical import Hierarchical
 from gnomon.evolution.errors import Diverged
-from gnomon.evolution.problem import Problem, answered
+from gnomon.evolution.joint.problem import Problem, answered
 
 Maker = Callable[[Iterable[nn.Parameter]], Optimizer]
 # Source: Painter, Deep Neuroevolution, published code; there for 5,000 batches of 32.

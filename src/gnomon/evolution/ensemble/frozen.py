@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gnomon import insertion
 from gnomon.errors import GrowthError, Unsupported
-from gnomon.evolution.problem import Inputs, answered
+from gnomon.evolution.joint.problem import Inputs, answered
 from gnomon.share import separate
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gnomon.evolution.ensemble.average import Average
 from gnomon.evolution.ensemble.frozen import Frozen
 from gnomon.evolution.errors import SearchError
-from gnomon.evolution.problem import Problem, answered
+from gnomon.evolution.joint.problem import Problem, answered
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gnomon.evolution.chance import drawn_from
 from gnomon.evolution.ensemble.frozen import Frozen
-from gnomon.evolution.problem import Inputs
+from gnomon.evolution.joint.problem import Inputs
 
 
 class Hierarchical(nn.Module):

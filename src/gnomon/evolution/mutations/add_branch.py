@@ -9,9 +9,9 @@ from torch import nn
 
 from gnomon import insertion
 from gnomon.blocks import Paths, R2RBlock
-from gnomon.evolution.member import Member
-from gnomon.evolution.mutation import Mutation
-from gnomon.evolution.sites import Site, sites_of
+from gnomon.evolution.mutations.sites import Site, sites_of
+from gnomon.evolution.population.member import Member
+from gnomon.evolution.population.mutation import Mutation
 
 if TYPE_CHECKING:
     from gnomon.evolution.spaces.any_model import AnyModel

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from gnomon.evolution.member import Member
-from gnomon.evolution.mutation import Mutation
-from gnomon.evolution.sites import sites_of
+from gnomon.evolution.mutations.sites import sites_of
+from gnomon.evolution.population.member import Member
+from gnomon.evolution.population.mutation import Mutation
 from gnomon.morphs import Deepen
 from gnomon.share import share
 

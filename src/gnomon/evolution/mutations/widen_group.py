@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from gnomon.evolution.member import Member
-from gnomon.evolution.mutation import Mutation
+from gnomon.evolution.population.member import Member
+from gnomon.evolution.population.mutation import Mutation
 from gnomon.grower import Grower
 from gnomon.morphs import Widen
 from gnomon.share import separate, share

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from gnomon.blocks import R2RBlock
-from gnomon.evolution.member import Member
-from gnomon.evolution.mutation import Mutation
+from gnomon.evolution.population.member import Member
+from gnomon.evolution.population.mutation import Mutation
 
 if TYPE_CHECKING:
     from gnomon.evolution.spaces.stages import Stages

@@ -12,15 +12,15 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from gnomon.evolution.birth import made_along
 from gnomon.evolution.blueprint import Blueprint
 from gnomon.evolution.evolution import Evolution
-from gnomon.evolution.lineage import Step
-from gnomon.evolution.member import Member
-from gnomon.evolution.problem import Problem
+from gnomon.evolution.joint.problem import Problem
+from gnomon.evolution.joint.training import Trained
+from gnomon.evolution.population.birth import made_along
+from gnomon.evolution.population.lineage import Step
+from gnomon.evolution.population.member import Member
 from gnomon.evolution.rounds import Judged, judged, train
 from gnomon.evolution.saving import restore, state_of
-from gnomon.evolution.training import Trained
 
 State = dict[str, Any]  # as of `Evolution.state_dict`; its tensors are on the CPU
 

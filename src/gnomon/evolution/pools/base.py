@@ -9,7 +9,7 @@ from typing import Any, Protocol, Self, TypeVar
 import torch
 
 from gnomon.evolution.evolution import Evolution
-from gnomon.evolution.problem import Problem
+from gnomon.evolution.joint.problem import Problem
 from gnomon.evolution.rounds import Round
 
 R = TypeVar("R")

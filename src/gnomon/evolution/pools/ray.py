@@ -14,6 +14,7 @@ import torch
 
 from gnomon.evolution.blueprint import Blueprint
 from gnomon.evolution.errors import PoolError
+from gnomon.evolution.joint.problem import Problem
 from gnomon.evolution.pools.apart import (
     Manner,
     judged_apart,
@@ -23,7 +24,6 @@ from gnomon.evolution.pools.apart import (
 )
 from gnomon.evolution.pools.base import R, Search
 from gnomon.evolution.pools.dialling import check_answers
-from gnomon.evolution.problem import Problem
 from gnomon.evolution.rounds import Round, told
 from gnomon.evolution.saving import restore
 

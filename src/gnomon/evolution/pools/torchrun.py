@@ -25,10 +25,10 @@ from torch import Tensor
 
 from gnomon.evolution.errors import PoolError
 from gnomon.evolution.evolution import Evolution
-from gnomon.evolution.member import Member
+from gnomon.evolution.joint.problem import Batch, examples_in
 from gnomon.evolution.pools.base import R, Search
 from gnomon.evolution.pools.joint_norm import JointNorms
-from gnomon.evolution.problem import Batch, examples_in
+from gnomon.evolution.population.member import Member
 from gnomon.evolution.rounds import Round, play
 from gnomon.evolution.saving import state_of
 

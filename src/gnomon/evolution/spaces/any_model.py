@@ -12,10 +12,10 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from gnomon.errors import Unsupported
-from gnomon.evolution.mutation import Mutation
 from gnomon.evolution.mutations.add_branch import AddBranch
 from gnomon.evolution.mutations.insert_block import InsertBlock
 from gnomon.evolution.mutations.widen_group import WidenGroup
+from gnomon.evolution.population.mutation import Mutation
 from gnomon.fingerprint import structure
 from gnomon.ops.context import OpRule
 from gnomon.tape import Call, calls_of, record, wants_fake

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from gnomon.blocks import R2RBlock, Residual, ZeroPadded
 from gnomon.errors import Unsupported
-from gnomon.evolution.mutation import Mutation
 from gnomon.evolution.mutations.deepen_stage import DeepenStage
 from gnomon.evolution.mutations.widen_stage import WidenStage
+from gnomon.evolution.population.mutation import Mutation
 from gnomon.tape import Call
 
 NORMS: tuple[type[nn.Module], ...] = (

@@ -9,7 +9,7 @@ from functools import partial
 
 from torch import nn
 
-from gnomon.evolution.mutation import mutation_of
+from gnomon.evolution.population.mutation import mutation_of
 from gnomon.lab.contest.contest import Alone
 from gnomon.lab.contest.turn import Known, Turn, measured
 from gnomon.lab.data.tasks import Task

@@ -12,7 +12,7 @@ import torch
 
 from gnomon.evolution import Budget, Evolution, Member, Problem, Round, search
 from gnomon.evolution.ensemble import right_of
-from gnomon.evolution.problem import Batch
+from gnomon.evolution.joint.problem import Batch
 from gnomon.lab.contest.contest import Search
 from gnomon.lab.contest.turn import KNOWN, Known, Turn, measured
 from gnomon.lab.data.tasks import Split, Task

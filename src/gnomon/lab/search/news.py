@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from gnomon.evolution import Evolution, Islands, Member, Round, Spent, Trained
-from gnomon.evolution.member import distinct
+from gnomon.evolution.population.member import distinct
 from gnomon.lab.errors import LabError
 from gnomon.lab.search.spaces import widths
 

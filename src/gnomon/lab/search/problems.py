@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from gnomon.evolution import Problem
-from gnomon.evolution.problem import Batch
+from gnomon.evolution.joint.problem import Batch
 from gnomon.lab.data.tasks import Split, Task
 
 EVALUATION_BATCH = 500

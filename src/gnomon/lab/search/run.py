@@ -12,7 +12,7 @@ from torch import nn
 
 from gnomon.evolution import Evolution, Here, Islands, Member, Pool, Problem, Round, saving
 from gnomon.evolution.ensemble import Average, Hierarchical, fit, greedy, right_of
-from gnomon.evolution.member import size_of
+from gnomon.evolution.population.member import size_of
 from gnomon.lab.data.tasks import Task, load
 from gnomon.lab.errors import BadFolder
 from gnomon.lab.running.record import Record, signature

@@ -12,7 +12,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from gnomon.evolution import AnyModel, Member, Space, StageNetwork, Stages
-from gnomon.evolution.sharing import owner
+from gnomon.evolution.population.sharing import owner
 from gnomon.lab.data.tasks import Task
 from gnomon.lab.errors import LabError
 from gnomon.models import DigitsNet, ResNetCifar18

@@ -22,11 +22,11 @@ from gnomon.evolution import (
     WidenGroup,
     search,
 )
-from gnomon.evolution.birth import child, first, prove
 from gnomon.evolution.chance import Chance
-from gnomon.evolution.member import distinct
-from gnomon.evolution.mutating import menu_of
-from gnomon.evolution.sites import sites_of
+from gnomon.evolution.mutations.sites import sites_of
+from gnomon.evolution.population.birth import child, first, prove
+from gnomon.evolution.population.member import distinct
+from gnomon.evolution.population.mutating import menu_of
 from gnomon.models import DigitsNet
 from toys import TOYS
 

@@ -29,8 +29,8 @@ from gnomon.evolution import (
     search,
     search_islands,
 )
-from gnomon.evolution.member import distinct
-from gnomon.evolution.moving import arrive, leave
+from gnomon.evolution.islands.moving import arrive, leave
+from gnomon.evolution.population.member import distinct
 
 LONG = replace(SHORT, rounds=5)
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from gnomon.errors import CannotPreserve, GrowthError, NotProved, Unsupported
 from gnomon.evolution.chance import Chance, drawn_from, number
-from gnomon.evolution.lineage import Origin, Step
-from gnomon.evolution.member import Member, calls_on, keyed, size_of
-from gnomon.evolution.mutation import Mutation, Space, mutation_of
-from gnomon.evolution.sharing import names_beside, names_under, shared_copy
+from gnomon.evolution.population.lineage import Origin, Step
+from gnomon.evolution.population.member import Member, calls_on, keyed, size_of
+from gnomon.evolution.population.mutation import Mutation, Space, mutation_of
+from gnomon.evolution.population.sharing import names_beside, names_under, shared_copy
 from gnomon.tape import Call, record
 from gnomon.verify import answers, check_comparable, compare, varied
 

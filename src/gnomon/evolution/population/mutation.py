@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 from torch import nn
 
 from gnomon.errors import BadCheckpoint
-from gnomon.evolution.member import Member
+from gnomon.evolution.population.member import Member
 from gnomon.tape import Call
 
 S = TypeVar("S")

@@ -10,8 +10,8 @@ from torch import nn
 
 from gnomon.blocks import R2RBlock
 from gnomon.evolution import AnyModel, export
-from gnomon.evolution.birth import child, first
 from gnomon.evolution.mutations import WidenGroup
+from gnomon.evolution.population.birth import child, first
 from gnomon.models import DigitsNet
 
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from gnomon.evolution.birth import immigrant
 from gnomon.evolution.errors import SearchError
-from gnomon.evolution.lineage import Origin
-from gnomon.evolution.member import Member
-from gnomon.evolution.sharing import shared_copy
+from gnomon.evolution.population.birth import immigrant
+from gnomon.evolution.population.lineage import Origin
+from gnomon.evolution.population.member import Member
+from gnomon.evolution.population.sharing import shared_copy
 
 if TYPE_CHECKING:
     from gnomon.evolution.evolution import Evolution

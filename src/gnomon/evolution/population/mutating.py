@@ -11,8 +11,8 @@ from typing import Any, Protocol
 from gnomon.errors import GrowthError
 from gnomon.evolution.chance import Chance
 from gnomon.evolution.errors import NoMutation
-from gnomon.evolution.member import Member
-from gnomon.evolution.mutation import Mutation, Space
+from gnomon.evolution.population.member import Member
+from gnomon.evolution.population.mutation import Mutation, Space
 
 logger = logging.getLogger("gnomon")
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from gnomon import insertion
 from gnomon.blocks import R2RBlock
-from gnomon.evolution.member import Member
+from gnomon.evolution.population.member import Member
 from gnomon.share import separate
 
 

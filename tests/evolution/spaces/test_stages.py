@@ -18,9 +18,9 @@ from small_search import (
 )
 
 from gnomon.evolution import DeepenStage, Stages, WidenStage
-from gnomon.evolution.birth import child, first
 from gnomon.evolution.chance import Chance
-from gnomon.evolution.mutating import menu_of
+from gnomon.evolution.population.birth import child, first
+from gnomon.evolution.population.mutating import menu_of
 
 
 def mutations(space, member):

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
-from gnomon.evolution.member import Member
-from gnomon.evolution.problem import Batch
+from gnomon.evolution.joint.problem import Batch
+from gnomon.evolution.population.member import Member
 
 
 class Ranks(Protocol):

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from gnomon.errors import BadCheckpoint
-from gnomon.evolution.member import Member, Size
+from gnomon.evolution.population.member import Member, Size
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gnomon.errors import BadCheckpoint, Unsupported
-from gnomon.evolution.member import Member
+from gnomon.evolution.population.member import Member
 
 Maker = Callable[[Iterable[nn.Parameter]], Optimizer]
 _PROBE = 16  # entries of the parameter that a new optimizer is tried on

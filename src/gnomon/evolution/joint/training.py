@@ -13,10 +13,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from gnomon.evolution.budget import BACKWARD, Budget, Spent
 from gnomon.evolution.chance import Chance, drawn_from
 from gnomon.evolution.errors import Diverged, OverBudget, SearchError
-from gnomon.evolution.member import Member
-from gnomon.evolution.optimizer import SharedOptimizer
-from gnomon.evolution.problem import Batch, Problem, answered, examples_in
-from gnomon.evolution.ranks import Alone, Ranks
+from gnomon.evolution.joint.problem import Batch, Problem, answered, examples_in
+from gnomon.evolution.joint.ranks import Alone, Ranks
+from gnomon.evolution.population.member import Member
+from gnomon.evolution.population.optimizer import SharedOptimizer
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from gnomon.snapshot import unchanged
 from gnomon.tape import Call, tensors_in
 
 if TYPE_CHECKING:
-    from gnomon.evolution.lineage import Origin
-    from gnomon.evolution.mutation import Mutation
+    from gnomon.evolution.population.lineage import Origin
+    from gnomon.evolution.population.mutation import Mutation
 
 
 @dataclass(frozen=True)

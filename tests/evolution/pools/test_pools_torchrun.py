@@ -11,7 +11,7 @@ from small_search import SPACES, VECTORS, everything, evolution, problem, same
 
 from gnomon.evolution import PoolError, Torchrun, search
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 
 
 def torchrun(script, *words, count=2, seconds=120):

@@ -18,7 +18,7 @@ from gnomon.evolution import (
     recalibrate,
 )
 from gnomon.evolution.chance import Chance
-from gnomon.evolution.problem import answered, examples_in
+from gnomon.evolution.joint.problem import answered, examples_in
 
 
 def joint(steps, **rest):

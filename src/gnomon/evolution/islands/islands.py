@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from gnomon.errors import BadCheckpoint
-from gnomon.evolution import islands_saving, saving
+from gnomon.evolution import saving
 from gnomon.evolution.budget import Spent
 from gnomon.evolution.errors import SearchError
 from gnomon.evolution.evolution import Evolution
-from gnomon.evolution.member import Member
-from gnomon.evolution.moving import arrive, leave
+from gnomon.evolution.islands.moving import arrive, leave
+from gnomon.evolution.islands.several import joined, parts_of
+from gnomon.evolution.population.member import Member
 from gnomon.evolution.select import pooled
 
 logger = logging.getLogger("gnomon")
@@ -193,11 +194,11 @@ class Islands:
     def state_dict(self) -> dict[str, Any]:
         """As `Evolution.state_dict`, of all islands. Raises SearchError in mid-round."""
         states = [island.state_dict() for island in self.islands]
-        return islands_saving.joined(states, self._numbers, self._moved)
+        return joined(states, self._numbers, self._moved)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """As `Evolution.load_state_dict`. All or nothing. Raises BadCheckpoint."""
-        states, moved = islands_saving.parts_of(state, self._numbers)
+        states, moved = parts_of(state, self._numbers)
         before = [saving.state_of(island) for island in self.islands]
         try:
             for island, one in zip(self.islands, states, strict=True):

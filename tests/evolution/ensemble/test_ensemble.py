@@ -12,9 +12,9 @@ from torch import nn
 
 from gnomon.errors import Unsupported
 from gnomon.evolution import AnyModel, Diverged, Problem, SearchError
-from gnomon.evolution.birth import child, first
 from gnomon.evolution.ensemble import Average, Frozen, Hierarchical, fit, greedy, right_of
 from gnomon.evolution.mutations import WidenGroup
+from gnomon.evolution.population.birth import child, first
 from gnomon.models import DigitsNet
 
 
@@ -247,7 +247,7 @@ def test_frozen_members_pass_gradients_to_their_inputs():
 
 def test_the_lines_of_the_page_run_as_written():
     """docs/search.md"""
-    page = (Path(__file__).parents[2] / "docs/search.md").read_text()
+    page = (Path(__file__).parents[3] / "docs/search.md").read_text()
     code = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)[1]
     names = {"networks": networks_of(), "inputs": data(IMAGES)[0][:4], "problem": problem()}
     exec(code, names)

@@ -13,8 +13,8 @@ from torch import nn
 from gnomon.errors import BadCheckpoint, Unsupported
 from gnomon.evolution import Joint, SharedOptimizer
 from gnomon.evolution.chance import Chance
-from gnomon.evolution.member import distinct
-from gnomon.evolution.sharing import names_under, owner, shared_copy
+from gnomon.evolution.population.member import distinct
+from gnomon.evolution.population.sharing import names_under, owner, shared_copy
 
 
 def test_a_child_holds_its_parents_parameters_themselves():

@@ -1,0 +1,1 @@
+"""Small searches that the tests of all rooms share."""
