@@ -15,9 +15,9 @@ ORDER = """
 errors, axes, draw -> decompose, embedding -> rules -> ops -> tape, snapshot -> spec
 -> edit, findings, dataflow -> norms -> groups, travel -> silence -> tied_streams -> notation
 -> plan -> fill, optimizers, fingerprint, neighbour, ending
--> shared, first_gradients -> surgery, insertion -> activations, blocks -> param_groups
--> flops, layers, padding -> planner, plain_layer -> verify, statistics, wrapped -> zero
--> residual_stream -> residual_branches, settings -> copying, numbering
+-> shared, first_gradients, settings -> surgery, insertion -> activations, blocks -> param_groups
+-> flops, layers, padding -> planner, plain_layer, describing -> verify, statistics, wrapped -> zero
+-> residual_stream -> residual_branches -> copying, numbering
 -> making, templates -> splitting -> replacing, branching, folding -> additions -> calibration
 -> morphs -> prediction -> algebra, repair, receipt -> adjustments, trial, passes -> grower
 -> checkpoint, share, schedule -> opening -> simulation -> models -> callbacks, evolution

@@ -59,11 +59,15 @@ class TensorEdit:
 
 @dataclass(frozen=True)
 class AttributeEdit:
-    """A number, a tuple of them or a word that a module keeps about its width or its padding."""
+    """A number, a tuple of them or a word that a module keeps about its width or its padding.
+
+    name: with a dot, as config.hidden_size, of a field of settings that the model is built from;
+          there the old value may be none.
+    """
 
     path: str
     name: str
-    old: AttributeValue
+    old: AttributeValue | None
     new: AttributeValue
 
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from gnomon.insertion import Undo
 from gnomon.tape import owned_tensors
 
+Undo = Callable[[], None]
 PLAIN = (bool, int, float, str, type(None))
 
 
@@ -48,15 +48,20 @@ class Settings:
 
 def settings_of(model: nn.Module, stack: str) -> Settings | None:
     """The settings of a module around a stack, the outermost that has some."""
-    parts = stack.split(".")
-    for path in (".".join(parts[:i]) for i in range(len(parts))):
-        module = model.get_submodule(path)
-        for name, value in vars(module).items():
-            if _is_settings(value):
-                odd = _odd(module, value, _inside(stack, path))
-                if odd is not None:
-                    return Settings(path, name, stack, odd)
+    for path, name, value in settings_around(model, stack):
+        odd = _odd(model.get_submodule(path), value, _inside(stack, path))
+        if odd is not None:
+            return Settings(path, name, stack, odd)
     return None
+
+
+def settings_around(model: nn.Module, place: str) -> Iterator[tuple[str, str, object]]:
+    """What modules around a place hold that may be settings, the model's own first, and where."""
+    parts = place.split(".")
+    for path in (".".join(parts[:i]) for i in range(len(parts))):
+        for name, value in vars(model.get_submodule(path)).items():
+            if _is_settings(value):
+                yield path, name, value
 
 
 def fields(config: object) -> dict[str, object]:
@@ -135,10 +140,10 @@ def _odd(module: nn.Module, config: object, stack: str) -> frozenset[str] | None
 
     None if nothing can be built from them, or something that has no tensor in common.
     """
-    again = _built(module, config)
+    again = built(module, config)
     if again is None:
         return None
-    theirs, ours = _shapes(again), _shapes(module)
+    theirs, ours = shapes(again), shapes(module)
     if not theirs.keys() & ours.keys():
         return None
     odd = {n for n in theirs.keys() | ours.keys() if theirs.get(n) != ours.get(n)}
@@ -152,7 +157,8 @@ def _odd(module: nn.Module, config: object, stack: str) -> frozenset[str] | None
     return frozenset(re.sub(rf"^{re.escape(stack)}\.[^. ]+", f"{stack}.*", name) for name in odd)
 
 
-def _built(module: nn.Module, config: object) -> nn.Module | None:
+def built(module: nn.Module, config: object) -> nn.Module | None:
+    """A module of the same class of these settings alone, on `meta`; None if that fails."""
     made: Callable[..., object] = type(module)
     try:
         with torch.device("meta"), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
@@ -163,7 +169,8 @@ def _built(module: nn.Module, config: object) -> nn.Module | None:
     return again if isinstance(again, nn.Module) else None
 
 
-def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+def shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Of every parameter and buffer, by name."""
     return {name: tuple(t.shape) for name, t in owned_tensors(module).items()}
 
 

@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 from typing import SupportsFloat, SupportsIndex, cast
 
 from gnomon.axes import Axis, factors, leaves, resolve, segments
+from gnomon.describing import with_settings
 from gnomon.draw import Draw
 from gnomon.edit import WidthChange
 from gnomon.embedding import Embedding
@@ -101,6 +102,8 @@ class Widen:
         """The edits on this model. Raises GrowthError where something named exactly cannot grow."""
         with one_ended(subject, self.ends) as (ended, modules, notes):
             plan = self._plan(ended, seed)
+        if not modules:
+            plan = with_settings(subject.model, plan)
         flops, _ = grown_flops(subject.analysis, {})
         return replace(
             plan,
