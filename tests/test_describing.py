@@ -39,7 +39,7 @@ class Model(nn.Module):
 
 def made(**fields):
     torch.manual_seed(0)
-    usual = {"width": 6, "inner": 10, "depth": 2, "eps": 1e-3, "other": 10, "nothing": None}
+    usual = {"other": 10, "nothing": None, "width": 6, "inner": 10, "depth": 2, "eps": 1e-3}
     model = Model(SimpleNamespace(**usual | fields)).double()
     return model, torch.randn(4, 6).double()
 

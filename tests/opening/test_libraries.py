@@ -135,6 +135,23 @@ def test_what_the_configuration_describes_is_written_for_from_pretrained(gpt2, t
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_even_widths_and_repeated_blocks_are_written_for_from_pretrained(gpt2, tmp_path):
+    """GPT-2 says nothing of its hidden width at first: four times the other."""
+    first = opened(source(f"hf:{gpt2}"))
+    grower, before = first.grower(), given(first)
+    grower.grow(gn.Widen("transformer.h.*.mlp*", by=1.5))
+    grower.grow(gn.Repeat("transformer.h.0"))
+    assert write(first, grower, tmp_path / "grown", "") == "from_pretrained opens it too"
+    told = json.loads((tmp_path / "grown" / "config.json").read_text())
+    assert (told["n_inner"], told["n_layer"]) == (96, 3)
+    for text in (f"hf:{tmp_path / 'grown'}", str(tmp_path / "grown")):
+        again = opened(source(text))
+        assert torch.equal(given(again), given(first))
+        assert (given(again) - before).abs().max() <= 2e-2 * before.abs().max()
+        assert again.model.config.n_inner == 96
+
+
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 def test_repeated_blocks_are_written_for_from_pretrained(dtype, gpt2, tmp_path):
     """In float64 a product of weights in a mapped file is rounded otherwise than in memory."""
