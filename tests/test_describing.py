@@ -11,8 +11,9 @@ import gnomon as gn
 
 
 class Block(nn.Module):
-    def __init__(self, config):
+    def __init__(self, config, place):
         super().__init__()
+        self.place = place
         hidden = config.inner or 4 * config.width
         self.up, self.down = nn.Linear(config.width, hidden), nn.Linear(hidden, config.width)
         self.norm = nn.RMSNorm(config.width, config.eps)
@@ -27,7 +28,7 @@ class Model(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = config
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.blocks = nn.ModuleList(Block(config, i) for i in range(config.depth))
         self.blocks[0].config = config
         self.head = nn.Linear(config.width, 3)
 
@@ -46,6 +47,42 @@ def made(**fields):
 
 def shapes(model):
     return {n: x.shape for n, x in model.state_dict().items()}
+
+
+class Checked(SimpleNamespace):
+    """Refuses numbers above 10 in one of its fields, with an error of its own."""
+
+    def __setattr__(self, name, value):
+        if name == "other" and (value or 0) > 10:
+            raise TypeError("other is 10 at most")
+        super().__setattr__(name, value)
+
+
+@pytest.mark.parametrize("other", [10, None])
+def test_settings_may_refuse_numbers(other):
+    model, x = made()
+    model = Model(Checked(**vars(model.config) | {"other": other, "inner": other})).double()
+    gn.Grower(model, x).grow(gn.Widen("blocks.*up", add=4))
+    assert model.config.other == other and model.config.inner == (other or 24) + 4
+    gn.Grower(model, x).grow(gn.Repeat("blocks.0"))
+    assert model.config.depth == 3 and [block.place for block in model.blocks] == [0, 1, 2]
+
+
+def test_where_no_number_may_be_raised_nothing_is_left_changed():
+    model, x = made(depth=2)
+    model = Model(Short(**vars(model.config))).double()
+    plan = gn.Grower(model, x).plan(gn.Repeat("blocks.0", count=2))
+    assert plan.notes == ("no number of the model's configuration describes the grown model",)
+    assert model.config.depth == 2 and [block.place for block in model.blocks] == [0, 1]
+
+
+class Short(SimpleNamespace):
+    """Has two blocks at most."""
+
+    def __setattr__(self, name, value):
+        if name == "depth" and value > 2:
+            raise TypeError("depth is 2 at most")
+        super().__setattr__(name, value)
 
 
 @pytest.mark.parametrize("inner", [10, None])

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from gnomon.edit import AttributeEdit
+from gnomon.errors import Unsupported
 from gnomon.plan import Plan
 from gnomon.settings import built, fields, say, settings_around, shapes
 
@@ -97,7 +98,10 @@ class _Goal:
             if not wrong or any(field == known for known, _, _ in found):
                 continue
             tried = copy.deepcopy(config)
-            say(tried, field, new)
+            try:
+                say(tried, field, new)
+            except Unsupported:
+                continue
             left = self._wrong(tried)
             if left is not None and wrong is not None and left < wrong:
                 config, wrong = tried, left

@@ -65,6 +65,9 @@ def renumber(model: nn.Module, edit: ModuleEdit) -> Undo:
     except (AttributeError, KeyError, IndexError) as fault:
         _all(undo)
         raise Stale(f"the blocks beside '{edit.place}' are other ones now: {fault}") from None
+    except BaseException:
+        _all(undo)
+        raise
     return lambda: _all(undo)
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from gnomon.errors import Unsupported
 from gnomon.tape import owned_tensors
 
 Undo = Callable[[], None]
@@ -74,11 +75,17 @@ def fields(config: object) -> dict[str, object]:
 
 
 def say(config: object, field: str, value: object) -> None:
-    """Set one of the `fields`. Raises KeyError or IndexError if it is not there."""
+    """Set one of the `fields`.
+
+    Raises KeyError or IndexError if it is not there, Unsupported if it does not take the value.
+    """
     name, _, inner = field.partition(".")
     held = vars(config)[name]
     if not inner:
-        setattr(config, name, value)
+        try:
+            setattr(config, name, value)
+        except Exception as fault:  # whatever foreign code raises: settings may check themselves
+            raise Unsupported(f"'{field}' does not take {value!r} ({fault})") from fault
     elif isinstance(held, list | tuple):
         row = list(held)
         row[int(inner)] = value

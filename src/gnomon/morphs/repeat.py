@@ -190,8 +190,11 @@ def _counted(
         return edits, ()
     for counted in candidates:
         tried = tuple(replace(e, options={**e.options, "counted": counted}) for e in edits)
-        with _inserted(model, tried, copies):
-            found = settings.describe(model)
+        try:
+            with _inserted(model, tried, copies):
+                found = settings.describe(model)
+        except Unsupported:  # the settings do not take the number
+            continue
         if found:
             name = f"{counted['name']}.{counted['number']}"
             n = len(model.get_submodule(stack)._modules)

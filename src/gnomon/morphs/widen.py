@@ -40,6 +40,9 @@ class Widen:
            the new channels, r(x) = x + P x_L - P x_R, and does not pass them on. In code of your
            own the `+` cannot be changed: there the whole stream grows, and the plan says so.
 
+    Numbers in settings that the model was built from (a `config`) are changed with the widths if it
+    can be built from them again; the plan says so, or that none of them says the new widths.
+
     Raises ValueError if the request makes no sense for any model.
     """
 
