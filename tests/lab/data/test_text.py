@@ -3,9 +3,15 @@
 import pytest
 import torch
 
+pytest.importorskip("lightning")
+
+from gnomon import At, Timeline, Widen
 from gnomon.lab.data.sources import Text
 from gnomon.lab.data.text import load_text
 from gnomon.lab.errors import LabError
+from gnomon.lab.training.recipe import Recipe
+from gnomon.lab.training.train import Training, score
+from gnomon.models import CharGPT
 
 
 @pytest.fixture
@@ -75,3 +81,16 @@ def test_what_is_no_text_is_refused_in_words(tmp_path, content, said):
         file.write_bytes(content)
     with pytest.raises(LabError, match=said):
         load_text(str(file))
+
+
+def test_a_language_model_is_trained_grown_and_goes_on(book):
+    task = load_text(str(book), block=16)
+    torch.manual_seed(0)
+    model = CharGPT(task.classes, width=8, heads=2, block=16)
+    grow = Timeline(At(Widen("blocks.*.feed.0", by=2), epoch=1))
+    training = Training(model, task, Recipe(3, batch=16, lr=1e-2), timeline=grow)
+    points = [round.point for round in training.rounds()]
+    assert points[-1].loss < points[1].loss < 3.0
+    assert points[-1].parameters > points[0].parameters
+    found = score(model, task, task.test)
+    assert 0.2 < found.accuracy < 1 and 0 < found.loss < points[1].loss

@@ -290,9 +290,10 @@ class Training:
         return step_cost(self.model, self._inputs(self.batch), labels)
 
     def _inputs(self, count: int) -> Tensor:
-        """The first training images, as the unwrapped model takes them."""
-        images = self.task.prepared(self.task.train.inputs[:count])
-        return images.to(next(self.model.parameters()).dtype)
+        """The first training inputs, as the unwrapped model takes them."""
+        inputs = self.task.prepared(self.task.train.inputs[:count])
+        dtype = next(self.model.parameters()).dtype
+        return inputs.to(dtype) if inputs.is_floating_point() else inputs
 
     @property
     def _gpu(self) -> torch.device | None:
