@@ -12,7 +12,7 @@ Result: see docs/results/gpt-feedforward.md.
 
 from functools import partial
 
-from setting import DATA, PAPER, QUICK, Growing, Rates, frontier, large
+from setting import DATA, PAPER, QUICK, Growing, frontier, large
 
 from gnomon import R2R, Hybrid, Net2Net, NetMorph, RandPad, Widen
 from gnomon.lab.experiment import Experiment
@@ -28,7 +28,6 @@ GROWING = Growing(
     large(hidden=256),
     share=0.680,
     morphs={name: Widen("blocks.*.feed.0", by=2, rule=rule) for name, rule in RULES.items()},
-    rates=Rates(scratch=1e-2, small=1e-2, given=5e-3, midway=1e-2),
 )
 
 EXPERIMENT = Experiment(

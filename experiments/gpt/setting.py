@@ -38,12 +38,22 @@ PAPER = Size(16, range(5), {"scratch": (1, 2, 4, 8, 16), "given": (1, 2, 4), "mi
 
 @dataclass(frozen=True)
 class Rates:
-    """Highest learning rates: `gnomon sweep` on seed 100, see docs/results."""
+    """Highest learning rates, by validation accuracy on seed 100; see docs/results.
 
-    scratch: float
+    scratch: of the longest trainings, in epochs, and of all that are shorter.
+    """
+
+    scratch: Mapping[float, float]
     small: float
     given: float
     midway: float
+
+    def of_scratch(self, budget: float) -> float:
+        """The rate of a training from scratch of so many epochs."""
+        return self.scratch[min(most for most in self.scratch if budget <= most)]
+
+
+RATES = Rates(scratch={1: 5e-2, 16: 3e-2}, small=3e-2, given=5e-3, midway=3e-2)
 
 
 @dataclass(frozen=True)
@@ -56,7 +66,6 @@ class Growing:
     large: Network
     share: float
     morphs: Mapping[str, Morph | list[Morph]]
-    rates: Rates
 
     def arms(self, size: Size) -> Mapping[str, Arm]:
         """The frontier, and for every rule both questions."""
@@ -66,18 +75,18 @@ class Growing:
         """The large network from scratch, for each budget."""
         return {
             f"scratch@{b:g}": Arm(
-                recipe(self.rates.scratch), self.large, budget=Budget(b, self.large)
+                recipe(RATES.of_scratch(b)), self.large, budget=Budget(b, self.large)
             )
             for b in size.numbers["scratch"]
         }
 
     def given(self, size: Size) -> dict[str, Arm]:
         """A small network is at hand: its FLOPs are not counted, its optimizer is gone."""
-        found = {"small": Arm(replace(recipe(self.rates.small), epochs=size.epochs), SMALL)}
+        found = {"small": Arm(replace(recipe(RATES.small), epochs=size.epochs), SMALL)}
         for name, morph in self.morphs.items():
             for b in size.numbers["given"]:
                 found[f"given {name}@{b:g}"] = Arm(
-                    recipe(self.rates.given),
+                    recipe(RATES.given),
                     start=Start("small"),
                     schedule=At(morph, epoch=0),
                     budget=Budget(b, self.large),
@@ -88,7 +97,7 @@ class Growing:
         """One training with one cosine; the network grows on the way, its optimizer along."""
         return {
             f"midway {name}@{b:g}": Arm(
-                recipe(self.rates.midway),
+                recipe(RATES.midway),
                 SMALL,
                 schedule=At(morph, step=round(WHEN * b * STEPS / self.share)),
                 budget=Budget(b, self.large),
@@ -113,7 +122,7 @@ def large(**sizes: int) -> Network:
 
 def recipe(lr: float) -> Recipe:
     """AdamW at this highest rate, as long as the budget lasts."""
-    return Recipe(UNTIL_SPENT, batch=32, lr=lr, weight_decay=1e-2)
+    return Recipe(UNTIL_SPENT, batch=32, lr=lr, weight_decay=5e-2)
 
 
 def frontier(name: str, runs: Path, out: Path) -> str:
