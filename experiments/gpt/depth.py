@@ -4,10 +4,10 @@
     gnomon run gpt/depth --preset paper --data PATH    1 core-hour
     gnomon plot gpt/depth --to docs/results
 
-Each layer is repeated once, right behind itself, or the second one twice ("behind"); the branches of
-a copy end in twins that cancel (R2R). Net2Net's identity does not exist for attention. Against the
-best that training the large network from scratch reaches for each budget. Quick: budgets up to 4
-epochs, 5 seeds; paper: up to 16.
+Each layer is repeated once, right behind itself, or the second one twice ("behind"); the branches
+of a copy end in twins that cancel (R2R). Net2Net's identity does not exist for attention. Against
+the best that training the large network from scratch reaches for each budget. Quick: budgets up to
+4 epochs, 5 seeds; paper: up to 16.
 
 Result: see docs/results/gpt-depth.md.
 """
