@@ -20,7 +20,11 @@ from gnomon import R2R, Hybrid, Net2Net, NetMorph, RandPad, Widen
 from gnomon.lab.experiment import Experiment
 
 WRITERS = NetMorph(zero="writers")
-INSIDE = ["blocks.?.feed.0", "blocks.?.attention.values", "blocks.?.attention.queries?1?"]
+INSIDE = [
+    f"blocks.{i}.{name}"
+    for i in range(2)
+    for name in ("feed.0", "attention.values", "attention.queries[1]")
+]
 RULES = {"R2R": R2R(), "Net2Net": Net2Net(), "Hybrid": Hybrid()}
 GROWING = Growing(
     large(width=48, hidden=192),
