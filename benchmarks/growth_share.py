@@ -136,7 +136,7 @@ def profile() -> None:
         with seeded(0):
             model = chosen.small(task)
         optimizer = chosen.recipe.optimizer_of(model.parameters())
-        x = task.normalised(task.train.images[:EXAMPLES])
+        x = task.prepared(task.train.inputs[:EXAMPLES])
         morphs = [gn.Widen("*", by=chosen.by), *(gn.Deepen(a) for a in chosen.deeper)]
         profiler.enable()
         gn.Timeline(gn.At(morphs, step=0)).advance(gn.Grower(model, x, optimizer))

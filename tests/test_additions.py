@@ -19,11 +19,13 @@ class Accident(Exception):
 
 PLACES = {
     "gnomon.grower": "add_modules check_runs calibrate accept".split(),
-    "gnomon.additions": "make start put _follow".split(),
+    "gnomon.additions": "make start put _follow copied_module renumber".split(),
     "gnomon.insertion": "names renamed".split(),
     "gnomon.param_groups": "join rename _add".split(),
     "gnomon.calibration": "_set equalise _be_identity".split(),
-    "gnomon.zero": "_write check_zero _prove".split(),
+    "gnomon.zero": "write_zero check_zero _prove".split(),
+    "gnomon.copying": "copy_of _redraw _zero_start".split(),
+    "gnomon.numbering": "_set_number".split(),
     "gnomon.making": "set_identity".split(),
     "gnomon.surgery": "grown carried_state set_attribute".split(),
 }
@@ -31,6 +33,7 @@ MORPHS = {
     "R2R": gn.Deepen("conv.1", count=2),
     "hook": gn.Deepen("head", count=2),
     "Net2Net": gn.Deepen("conv.2", gn.Net2Net(), count=2),
+    "Repeat": gn.Repeat("rows.0", count=2),
     "until": gn.Widen("conv.0", add=2, until="block"),
 }
 
@@ -39,7 +42,7 @@ MORPHS = {
 @pytest.mark.parametrize("morph", MORPHS)
 def test_an_accident_anywhere_leaves_every_bit_as_it_was(morph, name, monkeypatch):
     calls = counted(morph)[name]
-    for call in ({1, calls} if morph == "hook" else {calls}) & set(range(1, calls + 1)):
+    for call in ({1, calls} if morph in ("hook", "Repeat") else {calls}) & set(range(1, calls + 1)):
         accident(MORPHS[morph], name, call, monkeypatch)
 
 
@@ -97,13 +100,19 @@ PICTURE = torch.randn(2, 2, 3, 3, generator=torch.Generator().manual_seed(0))
 
 
 def in_training():
-    """One layer in a container, one that stands alone, a residual block; and an optimizer."""
+    """One layer in a container, one that stands alone, residual blocks; and an optimizer."""
     torch.manual_seed(0)
     conv = nn.Sequential(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3), nn.ReLU())
-    block = gn.Residual(nn.Sequential(nn.Conv2d(3, 2, 1), nn.ReLU(), nn.Conv2d(2, 3, 1)))
-    model = Act(
-        lambda m, x: m.head(m.block(m.conv(x))), conv=conv, block=block, head=nn.Conv2d(3, 2, 1)
+    block, *rows = (
+        gn.Residual(nn.Sequential(nn.Conv2d(3, 2, 1), nn.ReLU(), nn.Conv2d(2, 3, 1)))
+        for _ in range(3)
     )
+    for place, row in enumerate(rows):
+        row.place = place
+    model = Act(
+        lambda m, x: m.head(m.rows(m.block(m.conv(x)))),
+        conv=conv, block=block, rows=nn.Sequential(*rows), head=nn.Conv2d(3, 2, 1),
+    )  # fmt: skip
     optimizer = torch.optim.AdamW(list(model.named_parameters()), 0.01)
     model(PICTURE).square().sum().backward()
     optimizer.step()

@@ -131,7 +131,8 @@ def test_a_demo_ends_with_a_table_and_says_where_everything_is(monkeypatch, caps
 
 EXPERIMENT = """
 from gnomon import At, Widen
-from gnomon.lab.experiment import Arm, Computed, Data, Experiment, Size, Start
+from gnomon.lab.data.sources import Images
+from gnomon.lab.experiment import Arm, Computed, Experiment, Size, Start
 from gnomon.lab.training.recipe import Recipe
 from gnomon.models import DigitsNet
 
@@ -144,7 +145,7 @@ def arms(size):
     }
 
 EXPERIMENT = Experiment("one", "One thing.", "nobody", arms, {"quick": Size(EPOCHS, (0,))},
-                        Data("digits", None))
+                        Images("digits", None))
 """
 DIVERGES = '"bad": Arm(Recipe(epochs=1, lr=1e30, optimizer="sgd"), lambda task: DigitsNet(2)),'
 REFUSED = '"no": Arm(recipe, lambda task: DigitsNet(2), schedule=At(Widen("no", by=2), epoch=0)),'

@@ -73,6 +73,52 @@ def test_a_growth_shows_a_plan_proves_and_writes(out, monkeypatch, capsys):
     assert code == 0 and "4 of 6 groups" in said
 
 
+BLOCKS = f"{FACTORIES}:blocks"
+
+
+def test_a_block_of_a_stack_is_repeated_and_opens_again(monkeypatch, capsys):
+    words = ["--deepen", "blocks.0:+2", "--widen", "blocks.*up=+4", "-o", "deep", "--yes"]
+    code, said, err = command(monkeypatch, capsys, "grow", BLOCKS, *words)
+    assert (code, err) == (0, "")
+    assert said.index("plan: Widen") < said.index("plan: Repeat('blocks.0', count=2)")
+    assert said.count("a copy whose branches start at zero") == 2
+    weights = Path("deep/model.safetensors")
+    found = opened(source(BLOCKS, weights=weights))
+    assert [block.layer_idx for block in found.model.blocks] == [0, 1, 2, 3, 4]
+    assert [block.up.out_features for block in found.model.blocks] == [12] * 5
+    before = outputs(BLOCKS)
+    assert (outputs(BLOCKS, weights=weights) - before).abs().max() <= 1e-6 * before.abs().max()
+    for _ in range(2):  # all of the copies learns
+        found.model.zero_grad()
+        found.model(found.example_inputs).square().mean().backward()
+        slopes = {n: p.grad.abs().max() for n, p in found.model.blocks[1:3].named_parameters()}
+        torch.optim.SGD(found.model.parameters(), lr=0.1).step()
+    assert all(slope > 0 for slope in slopes.values())
+
+
+def test_the_last_block_of_a_stack_is_repeated_and_each_of_a_glob(monkeypatch, capsys):
+    for pattern, count, indices in (("blocks", 2, 5), ("blocks.*", 1, 6), ("first", 1, 3)):
+        words = ["--deepen", f"{pattern}:+{count}", "-o", f"{pattern[:6]}{indices}.safetensors"]
+        assert command(monkeypatch, capsys, "grow", BLOCKS, *words, "-y")[0] == 0
+        weights = Path(f"{pattern[:6]}{indices}.safetensors")
+        found = opened(source(BLOCKS, weights=weights))
+        assert [block.layer_idx for block in found.model.blocks] == list(range(indices))
+        change = (outputs(BLOCKS, weights=weights) - outputs(BLOCKS)).abs().max()
+        assert change <= 1e-6 * outputs(BLOCKS).abs().max()
+
+
+def test_a_block_that_cannot_be_repeated_has_layers_behind_it_and_it_is_said_why(
+    monkeypatch, capsys
+):
+    words = ["--deepen", "post.0:+2", "-o", "deep.safetensors", "--yes"]
+    code, said, err = command(monkeypatch, capsys, "grow", BLOCKS, *words)
+    assert (code, err) == (0, "")
+    assert "(post-norm)" in said and "New layers go behind it instead" in said
+    assert said.index("post-norm") < said.index("plan: Deepen('post.0'")
+    change = outputs(BLOCKS, weights=Path("deep.safetensors")) - outputs(BLOCKS)
+    assert change.abs().max() <= 1e-6 * outputs(BLOCKS).abs().max()
+
+
 def test_what_was_grown_grows_on(monkeypatch, capsys):
     first = ["--widen", "0=+2", "-o", "a.safetensors", "-y"]
     assert command(monkeypatch, capsys, "grow", SMALL, *first)[0] == 0

@@ -73,16 +73,30 @@ def test_the_lines_about_depth_run_as_written():
     names = {"gn": gn, "nn": nn, "model": model, "example_inputs": x, "teacher": teacher}
     names["optimizer"] = torch.optim.AdamW(model.parameters())
     pieces = code_blocks("docs/depth.md")
-    assert len(pieces) == 5
+    assert len(pieces) == 6
     with torch.no_grad():
         before = model.eval()(x)
-    for piece in (pieces[0], pieces[1], pieces[3], pieces[4]):
+    for piece in (pieces[0], pieces[1], pieces[4], pieces[5]):
         exec(piece, names)
     assert torch.allclose(model.eval()(x), before, atol=1e-5)
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
     net.add_module("block", gn.R2RBlock(8, 8, 4))
-    exec(pieces[2], {"gn": gn, "grower": gn.Grower(net, x)})
+    exec(pieces[3], {"gn": gn, "grower": gn.Grower(net, x)})
     assert isinstance(net.block, nn.Sequential)
+
+
+def test_the_lines_about_copies_of_a_block_run_as_written():
+    blocks = (
+        gn.Residual(nn.Sequential(nn.Linear(3, 6), nn.GELU(), nn.Linear(6, 3))) for _ in range(5)
+    )
+    model, x = nn.Sequential(), torch.randn(4, 3)
+    model.add_module("transformer", nn.Sequential())
+    model.transformer.add_module("h", nn.Sequential(*blocks))
+    before = model(x).detach()
+    names = {"gn": gn, "grower": gn.Grower(model, x)}
+    exec(code_blocks("docs/depth.md")[2], names)
+    assert len(model.transformer.h) == 7 and names["receipt"].preserves
+    assert torch.allclose(model(x), before, atol=1e-6)
 
 
 def test_the_lines_about_morphism_run_as_written(capsys):

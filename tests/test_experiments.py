@@ -14,9 +14,10 @@ pytest.importorskip("lightning")
 import gnomon as gn
 from gnomon.lab.contest.bench import ContestBench
 from gnomon.lab.contest.contest import Contest
-from gnomon.lab.data.tasks import Split, Task
+from gnomon.lab.data.sources import Data
+from gnomon.lab.data.tasks import ImageTask, Split
 from gnomon.lab.errors import BadFolder
-from gnomon.lab.experiment import Computed, Data, Experiment, root
+from gnomon.lab.experiment import Computed, Experiment, root
 from gnomon.lab.running.runs import Bench
 from gnomon.lab.shelf import arms_of, entries_of, find, listed, names
 from gnomon.lab.training.machine import Machine
@@ -73,7 +74,7 @@ SAME = {
 }
 
 
-def task_of(data: Data, count: int = 16) -> Task:
+def task_of(data: Data, count: int = 16) -> ImageTask:
     """Random images of the shape that the experiment is about."""
     draw = torch.Generator().manual_seed(0)
     channels, side = (1, 28) if data.name == "mnist" else (3, 32)
@@ -83,7 +84,7 @@ def task_of(data: Data, count: int = 16) -> Task:
         return Split(images.to(torch.uint8), torch.arange(size) % 10)
 
     half = torch.full((channels, 1, 1), 128.0)
-    return Task(data.name, split(count), split(10), split(10), 10, channels, half, half / 2)
+    return ImageTask(data.name, split(count), split(10), split(10), 10, channels, half, half / 2)
 
 
 @cache
@@ -131,7 +132,7 @@ def test_networks_and_printed_values(name):
 def grown(name):
     """The network that each arm would end with, untrained, and the receipts on the way."""
     task, made = task_of(find(name, FOLDER).trained().data), arms(name)
-    example, models, receipts = task.normalised(task.train.images), {}, {}
+    example, models, receipts = task.prepared(task.train.inputs), {}, {}
     for arm_name, arm in made.items():
         if arm.start is None:
             torch.manual_seed(0)

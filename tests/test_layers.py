@@ -16,9 +16,10 @@ errors, axes, draw -> decompose, embedding -> rules -> ops -> tape, snapshot -> 
 -> scalings -> ways -> links -> edit, findings, kinds, dataflow, copies -> norms -> groups, travel
 -> silence -> tied_streams
 -> notation -> plan -> pieces -> fill -> optimizers, fingerprint, neighbour, ending
--> shared, first_gradients -> surgery, insertion -> activations, blocks -> param_groups
--> flops, layers, padding -> attributes, spreads -> planner, plain_layer
+-> shared, first_gradients, settings -> surgery, insertion -> activations, blocks -> param_groups
+-> flops, layers, padding -> attributes, spreads -> planner, plain_layer, describing
 -> verify, fast_path, statistics, wrapped -> zero
+-> residual_stream -> residual_branches -> copying, numbering
 -> making, templates -> splitting -> replacing, branching, folding -> additions -> calibration
 -> prediction -> repair, coupling, regrouping -> trial -> ties -> morphs -> algebra, receipt
 -> adjustments, passes -> grower

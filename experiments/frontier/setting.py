@@ -10,18 +10,19 @@ from functools import partial
 
 from torch import nn
 
-from gnomon.lab.data.tasks import Task
-from gnomon.lab.experiment import Data, Network
+from gnomon.lab.data.sources import Images
+from gnomon.lab.data.tasks import ImageTask
+from gnomon.lab.experiment import Network
 from gnomon.lab.training.recipe import Recipe
 from gnomon.models import ResNetCifar
 
-DATA = Data("cifar10", validation=5000)
+DATA = Images("cifar10", validation=5000)
 SHARE = 0.4866  # of the large network's FLOPs that a step of the small one takes
 UNTIL_SPENT = 10_000  # epochs: the budget ends a training before
 STEPS = 351  # in an epoch of 45,000 images
 
 
-def resnet(task: Task, *, r: Fraction, blocks: int = 4) -> nn.Module:
+def resnet(task: ImageTask, *, r: Fraction, blocks: int = 4) -> nn.Module:
     """A ResNetCifar for a task."""
     return ResNetCifar(r, blocks, classes=task.classes, channels=task.channels)
 

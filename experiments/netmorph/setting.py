@@ -15,13 +15,14 @@ from math import ceil
 import torch
 from torch import nn
 
-from gnomon.lab.data.tasks import Task
-from gnomon.lab.experiment import Arm, Budget, Data, Network, Size
+from gnomon.lab.data.sources import Images
+from gnomon.lab.data.tasks import ImageTask
+from gnomon.lab.experiment import Arm, Budget, Network, Size
 from gnomon.lab.training.compute import convolution_flops
 from gnomon.lab.training.recipe import Recipe
 from gnomon.models import CifarQuick, kaiming
 
-DATA = Data("cifar10", validation=5000)
+DATA = Images("cifar10", validation=5000)
 RECIPE = Recipe(epochs=40, lr=1e-3, weight_decay=1e-2)
 
 # Table 1 in its own notation: three groups of (kernel, channels), channels in units of `width`,
@@ -44,14 +45,14 @@ TABLE: Mapping[str, list[list[tuple[int, int]]]] = {
 
 
 def cifar(
-    task: Task, *, name: str, width: int, activation: Callable[[], nn.Module] = nn.ReLU
+    task: ImageTask, *, name: str, width: int, activation: Callable[[], nn.Module] = nn.ReLU
 ) -> nn.Module:
     """A network of table 1 for a task."""
     model = CifarQuick(
         groups(name, width),
         classes=task.classes,
         channels=task.channels,
-        size=task.train.images.shape[-1],
+        size=task.train.inputs.shape[-1],
         activation=activation,
     )
     return kaiming(model, by="fan_in")

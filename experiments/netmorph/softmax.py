@@ -20,8 +20,9 @@ from torch import nn
 from gnomon import At, Deepen, Factor, Net2Net, Widen
 from gnomon.activations import PActivation
 from gnomon.grower import Morph
-from gnomon.lab.data.tasks import Task
-from gnomon.lab.experiment import Arm, Data, Experiment, Size, Start
+from gnomon.lab.data.sources import Images
+from gnomon.lab.data.tasks import ImageTask
+from gnomon.lab.experiment import Arm, Experiment, Size, Start
 from gnomon.lab.training.recipe import Recipe
 
 HIDDEN, CLASSES = 50, 10
@@ -29,9 +30,9 @@ RECIPE = Recipe(epochs=100, lr=0.01, weight_decay=0, optimizer="sgd")  # ours: n
 SCRATCH = RECIPE
 
 
-def perceptron(task: Task, hidden: int | None = None) -> nn.Module:
+def perceptron(task: ImageTask, hidden: int | None = None) -> nn.Module:
     """Softmax regression, or a layer of PReLUs before it."""
-    inputs = task.train.images[0].numel()
+    inputs = task.train.inputs[0].numel()
     layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
     if hidden is not None:
         layers |= {"hidden": nn.Linear(inputs, hidden), "activation": nn.PReLU()}
@@ -65,7 +66,7 @@ EXPERIMENT = Experiment(
     source="Wei et al., Network Morphism, figure 7",
     arms=arms,
     presets={"quick": Size(epochs=20), "paper": Size(epochs=100, seeds=range(5))},
-    data=Data("mnist", validation=5000),
+    data=Images("mnist", validation=5000),
     printed={"softmax": 0.9229, "NetMorph PReLU": 0.97, "Net2Net PReLU": 0.94},
     printed_as="test accuracy",
 )

@@ -18,14 +18,15 @@ from functools import partial
 from torch import nn
 
 from gnomon import R2R, BySize, Deepen, RandPad, Rule, Widen
-from gnomon.lab.data.tasks import Task
-from gnomon.lab.experiment import Arm, Data, Network, Size
+from gnomon.lab.data.sources import Images
+from gnomon.lab.data.tasks import ImageTask
+from gnomon.lab.experiment import Arm, Network, Size
 from gnomon.lab.training.recipe import Recipe
 from gnomon.models import R2RNet
 from gnomon.schedule import At
 
-CIFAR = Data("cifar10", validation=2000)
-MNIST = Data("mnist", validation=2000)
+CIFAR = Images("cifar10", validation=2000)
+MNIST = Images("mnist", validation=2000)
 RECIPE = Recipe(
     epochs=12, batch=32, lr=3e-3, weight_decay=1e-6, optimizer="adam", shape="constant", warmup=0,
     steps=500,
@@ -37,9 +38,9 @@ OUTPUTS = 64  # channels of the third stage, in every network of the paper
 FILTERS = [f"stages.{stage}.0.body.conv{i}" for stage in range(3) for i in (1, 2, 3)]
 
 
-def r2r_net(task: Task, *, widths: Sequence[int | None]) -> nn.Module:
+def r2r_net(task: ImageTask, *, widths: Sequence[int | None]) -> nn.Module:
     """An R2RNet for a task."""
-    side = task.train.images.shape[-1]
+    side = task.train.inputs.shape[-1]
     return R2RNet(widths, classes=task.classes, channels=task.channels, size=side)
 
 

@@ -21,7 +21,7 @@ from setting import DATA, RECIPE
 from torch import nn
 
 from gnomon import R2R, At, Net2Net, NetMorph, Rule, Widen
-from gnomon.lab.data.tasks import Task
+from gnomon.lab.data.tasks import ImageTask
 from gnomon.lab.drawing.grids import Filters, filter_grids
 from gnomon.lab.experiment import Arm, Experiment, Size, Start
 from gnomon.lab.training.probes import snapshot
@@ -33,9 +33,9 @@ RULES: Mapping[str, Rule] = {"R2R": R2R(), "Net2Net": Net2Net(), "NetMorph": Net
 FILTERS = replace(RECIPE, lr=1e-3, weight_decay=1e-3)  # before the widening and after it
 
 
-def network(task: Task) -> nn.Module:
+def network(task: ImageTask) -> nn.Module:
     """The paper's SmallConv."""
-    side = task.train.images.shape[-1]
+    side = task.train.inputs.shape[-1]
     return SmallConv(OLD, classes=task.classes, channels=task.channels, size=side)
 
 

@@ -12,12 +12,13 @@ from functools import partial
 
 from torch import nn
 
-from gnomon.lab.data.tasks import Task
-from gnomon.lab.experiment import Arm, Data, Network, Size
+from gnomon.lab.data.sources import Images
+from gnomon.lab.data.tasks import ImageTask
+from gnomon.lab.experiment import Arm, Network, Size
 from gnomon.lab.training.recipe import Recipe
 from gnomon.models import ResNetCifar, kaiming
 
-DATA = Data("cifar10", validation=1000, pixel_mean=True)
+DATA = Images("cifar10", validation=1000, pixel_mean=True)
 RECIPE = Recipe(
     epochs=250, lr=3e-3, weight_decay=5e-3, optimizer="adam", shape="constant", warmup=0
 )
@@ -29,7 +30,7 @@ SWEPT: Mapping[int, Mapping[str, float]] = {  # `gnomon sweep` on seed 100, by e
 }
 
 
-def resnet(task: Task, *, r: Fraction, blocks: int, residual: bool = True) -> nn.Module:
+def resnet(task: ImageTask, *, r: Fraction, blocks: int, residual: bool = True) -> nn.Module:
     """A ResNetCifar for a task, its convolutions drawn as in the published code."""
     network = ResNetCifar(
         r, blocks, classes=task.classes, channels=task.channels, residual=residual

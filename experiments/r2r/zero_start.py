@@ -14,7 +14,7 @@ from statistics import mean
 
 from torch import nn
 
-from gnomon.lab.data.tasks import Task, load
+from gnomon.lab.data.tasks import ImageTask, load
 from gnomon.lab.drawing.lines import Lines, lines
 from gnomon.lab.experiment import Computed
 from gnomon.lab.zero_start import (
@@ -56,7 +56,7 @@ def write(folder: Path) -> None:
     (folder / "r2r-zero_start.md").write_text("\n".join(page) + "\n", encoding="utf-8")
 
 
-def _outputs(models: Sequence[nn.Module], task: Task, start: str) -> Lines:
+def _outputs(models: Sequence[nn.Module], task: ImageTask, start: str) -> Lines:
     found = (branch_sizes(m, task, start, seed, STEPS) for seed, m in enumerate(models))
     return Lines(start, [growth.sizes for growth in found])
 
@@ -68,7 +68,7 @@ def _sizes(outputs: Sequence[Lines]) -> Iterator[str]:
         yield f"| {line.label} | {' | '.join(f'{line.means[n]:.3f}' for n in SHOWN)} |"
 
 
-def _gradients(models: Sequence[nn.Module], task: Task) -> Iterator[str]:
+def _gradients(models: Sequence[nn.Module], task: ImageTask) -> Iterator[str]:
     for start in BRANCHES:
         yield _row([branch_gradients(m, task, start, seed) for seed, m in enumerate(models)])
     for start in WIDENINGS:

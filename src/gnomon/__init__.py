@@ -25,7 +25,7 @@ from gnomon.errors import (
 )
 from gnomon.groups import Group, Slot
 from gnomon.grower import Grower
-from gnomon.morphs import Branch, Deepen, Enlarge, Factor, Fold, Widen
+from gnomon.morphs import Branch, Deepen, Enlarge, Factor, Fold, Repeat, Widen
 from gnomon.plan import Plan
 from gnomon.receipt import Receipt
 from gnomon.rules import R2R, Hybrid, Net2Net, NetMorph, RandPad, Rule
@@ -67,6 +67,7 @@ __all__ = [
     "R2RBlock",
     "RandPad",
     "Receipt",
+    "Repeat",
     "ResetMoments",
     "Residual",
     "Rewarm",

@@ -12,12 +12,14 @@ from torch.optim import Optimizer, RMSprop
 
 from gnomon import insertion, param_groups
 from gnomon.branching import branched_module
+from gnomon.copying import copied_module, copy_of
 from gnomon.edit import ModuleEdit
 from gnomon.errors import BadCheckpoint, GrowthError, NotProved, Stale, Unsupported
 from gnomon.first_gradients import FirstGradients
 from gnomon.folding import fold, in_form
 from gnomon.groups import Analysis
 from gnomon.making import Started, Tried, make, start
+from gnomon.numbering import renumber
 from gnomon.ops.context import Op
 from gnomon.plan import Plan
 from gnomon.replacing import factored_module
@@ -53,7 +55,20 @@ def put(model: nn.Module, edit: ModuleEdit, module: nn.Module) -> tuple[str, ins
         model.get_submodule(edit.place)
     except AttributeError:
         raise Stale(f"there is no module '{edit.place}': plan again") from None
-    return _WAYS[edit.how](model, edit.place, module)
+    path, take_out = _WAYS[edit.how](model, edit.place, module)
+    if edit.start != "copied":
+        return path, take_out
+    try:
+        number_back = renumber(model, edit)
+    except BaseException:
+        take_out()
+        raise
+
+    def undo() -> None:
+        number_back()
+        take_out()
+
+    return path, undo
 
 
 def add_modules(
@@ -86,7 +101,11 @@ def add_modules(
             if edit.start in DERIVED:
                 settled |= _settle(model, edit, beside, optimizers, surgery)
     moved |= insertion.renamed(before, insertion.names(model))
-    fresh = {id(p) for m, edit, _ in modules if edit.start != "folded" for p in m.parameters()}
+    fresh = {
+        id(p)
+        for m, edit, _ in modules if edit.start != "folded" for p in m.parameters()
+        if edit.start != "copied" or id(p) not in before  # copies share what their blocks share
+    }  # fmt: skip
     new = {name: p for name, p in model.named_parameters() if id(p) in fresh - settled}
     for undo in param_groups.rename(optimizers, moved):
         surgery.on_undo(undo)
@@ -117,6 +136,12 @@ def _add(
     if ready is not None and not _is_away(model, edit):
         module, started = ready
         _follow(module, model, edit)
+        _, undo = put(model, edit, module)
+        surgery.on_undo(undo)
+        return module, edit, started
+    if edit.start == "copied":
+        module, started = copied_module(model, edit, key, seed)
+        module.train(model.get_submodule(edit.place).training)
         _, undo = put(model, edit, module)
         surgery.on_undo(undo)
         return module, edit, started
@@ -172,6 +197,8 @@ def build_for_load(
     """The module without its values, for a file that holds `most` numbers. Raises BadCheckpoint."""
     if "form" in edit.options:
         return in_form(model, edit)
+    if edit.start == "copied":
+        return _copied_for_load(model, edit, most)
     known = {**classes_of(model), **factories}
     try:
         if not factories_needed(edit.spec):
@@ -188,6 +215,14 @@ def build_for_load(
     except Exception as fault:  # a tampered file may make a constructor raise anything
         name = type(fault).__name__
         raise BadCheckpoint(f"a block cannot be made or has no place ({name}: {fault})") from fault
+    return module
+
+
+def _copied_for_load(model: nn.Module, edit: ModuleEdit, most: int) -> nn.Module:
+    module = copy_of(model, str(edit.options["of"]))
+    size = sum(t.numel() for t in module.parameters())
+    if size > most:
+        raise BadCheckpoint(f"a block of {size:,} numbers is named, but only {most:,} are there")
     return module
 
 

@@ -14,7 +14,7 @@ from gnomon.spec import Spec
 
 AttributeValue = int | float | str | tuple[int, ...]
 How = Literal["insert", "hook", "replace"]
-Start = Literal["zero", "identity", "random", "kept", "folded", "factored", "branched"]
+Start = Literal["zero", "identity", "random", "kept", "folded", "factored", "branched", "copied"]
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,15 @@ class TensorEdit:
 
 @dataclass(frozen=True)
 class AttributeEdit:
-    """A number, a tuple of them or a word that a module keeps about its width or its padding."""
+    """A number, a tuple of them or a word that a module keeps about its width or its padding.
+
+    name: with a dot, as config.hidden_size, of a field of settings that the model is built from;
+          there the old value may be none.
+    """
 
     path: str
     name: str
-    old: AttributeValue
+    old: AttributeValue | None
     new: AttributeValue
 
 
@@ -86,7 +90,8 @@ class ModuleEdit:
     spec:     its class and arguments, or the name of a factory; see `gnomon.spec`.
     start:    what it computes at first: "zero" in its branch, the "identity", something "random",
               or what its values make of it ("kept"); "folded" has the values of what it replaces,
-              "factored" and "branched" weights made from those of what it replaces.
+              "factored" and "branched" weights made from those of what it replaces; "copied" is a
+              copy of another block, whose branches end in zero.
     shape:    of the tensor that it is given, batch first.
     std:      spread of its kernels; None for what the constructors, or the template, give.
     twins:    how many hidden channels of a zero start carry one signal.

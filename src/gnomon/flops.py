@@ -45,6 +45,11 @@ def more_flops(ops: Sequence[Op], weight: Tensor, shape: Sequence[int]) -> int:
     return sum(_count(op, grown) - _count(op, lambda x: x.shape) for op in concerned)
 
 
+def flops_of(ops: Sequence[Op]) -> int:
+    """FLOPs of these operations, all examples together."""
+    return sum(_count(op, lambda x: x.shape) for op in ops)
+
+
 def _count(op: Op, shape: Any) -> int:
     formula = flop_registry.get(op.func._overloadpacket)
     if formula is None:

@@ -61,7 +61,8 @@ def _form(data: dict[str, Any]) -> Form:
 
 def attribute_edit(data: dict[str, Any]) -> AttributeEdit:
     """The edit whose fields these are."""
-    old, new = _held(data["old"]), _held(data["new"])
+    old = None if data["old"] is None else _held(data["old"])
+    new = _held(data["new"])
     return AttributeEdit(str(data["path"]), str(data["name"]), old, new)
 
 

@@ -134,7 +134,12 @@ _CLAIMS: Mapping[Claim, str] = {
     "none": "DOES NOT PRESERVE the function",
 }
 _WAYS = {"insert": "inserted after", "hook": "run on the output of", "replace": "in the place of"}
-_STARTS = {"zero": "starts at zero", "identity": "starts as the identity", "random": "random"}
+_STARTS = {
+    "zero": "starts at zero",
+    "identity": "starts as the identity",
+    "random": "random",
+    "copied": "a copy whose branches start at zero",
+}
 
 
 def _kind(edit: ModuleEdit) -> str:

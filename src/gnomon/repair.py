@@ -117,7 +117,7 @@ def _take_back(model: nn.Module, edits: Sequence[AttributeEdit]) -> None:
         held[edit.name] = _like(held[edit.name], edit.old)
 
 
-def _like(held: Any, value: AttributeValue) -> Any:
+def _like(held: Any, value: AttributeValue | None) -> Any:
     return type(held)(value) if isinstance(value, tuple) else value
 
 

@@ -23,6 +23,7 @@ from gnomon.fill import GROWING, Clock, empty_in_format_of, grown
 from gnomon.first_gradients import FirstGradients
 from gnomon.optimizers import RAISED, carried, carried_state, check_state
 from gnomon.plan import Plan
+from gnomon.settings import changed, fields, say
 from gnomon.tape import owned_tensors
 
 
@@ -234,6 +235,9 @@ def set_attribute(model: nn.Module, surgery: Surgery, edit: AttributeEdit) -> No
         module = model.get_submodule(edit.path)
     except AttributeError:
         raise Stale(f"there is no module '{edit.path}': plan again") from None
+    if "." in edit.name:
+        _say(model, surgery, edit)
+        return
     held = module.__dict__.get(edit.name)
     if _plain(held) != edit.old:
         raise Stale(f"'{edit.path}.{edit.name}' is {held!r}, not {edit.old!r}: plan again")
@@ -241,6 +245,21 @@ def set_attribute(model: nn.Module, surgery: Surgery, edit: AttributeEdit) -> No
     surgery._undo.append(lambda: module.__dict__.__setitem__(edit.name, held))
     surgery.attributes.append(edit)
     module.__dict__[edit.name] = new
+
+
+def _say(model: nn.Module, surgery: Surgery, edit: AttributeEdit) -> None:
+    """Change a field of settings. Raises Stale if there is none, or it holds something else."""
+    name, _, field = edit.name.partition(".")
+    config = vars(model.get_submodule(edit.path)).get(name)
+    held = fields(config).get(field, _NOTHING) if hasattr(config, "__dict__") else _NOTHING
+    if held is _NOTHING or _plain(held) != edit.old:
+        raise Stale(f"'{edit.path}.{edit.name}' is not {edit.old!r}: plan again")
+    undo = changed(model, edit.path, name, lambda config: say(config, field, edit.new))
+    surgery._undo.append(undo)
+    surgery.attributes.append(edit)
+
+
+_NOTHING = object()
 
 
 def _plain(value: object) -> object:

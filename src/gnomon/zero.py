@@ -91,7 +91,7 @@ def make_zero(
         touched += [owned[start.bias]] if start.bias else []
         before = [t.detach().clone() for t in touched]
         try:
-            _write(owned, start, seed)
+            write_zero(owned, start, seed)
             check_zero(module, start)
             _prove(module, calls, scale)
         except BaseException:
@@ -113,10 +113,10 @@ def plan_zero(
             first = record(module, calls[0], training=False, fake=False)
         end = ending(module, first)
         b = root(end, allow_dead=allow_dead)
-        group = _hidden(analysis, end)
+        group = hidden_of(analysis, end)
     except CannotPreserve as refusal:
         raise CannotPreserve(f"{what}: {refusal}") from None
-    e = _classes(resolve(group.leaf).size, twins)
+    e = classes_of_twins(resolve(group.leaf).size, twins)
     planner = Planner(module, analysis, {group.name: e}, R2R())
     plan = planner.plan("start_at_zero", 0, "", (), ())
     for edit in plan.edits:
@@ -126,7 +126,7 @@ def plan_zero(
     return ZeroStart(group.name, plan, end.bias, b)
 
 
-def _hidden(analysis: Analysis, end: Ending) -> Group:
+def hidden_of(analysis: Analysis, end: Ending) -> Group:
     """The channels that the last layer reads, if something inside the module writes them."""
     read = [
         group
@@ -151,7 +151,7 @@ def _hidden(analysis: Analysis, end: Ending) -> Group:
     )
 
 
-def _classes(n: int, twins: int) -> Embedding:
+def classes_of_twins(n: int, twins: int) -> Embedding:
     """n channels in neighbouring classes of `twins`; the first takes up what is left over."""
     classes = max(1, n // twins)
     source = torch.arange(classes).repeat_interleave(twins)[:n]
@@ -160,7 +160,8 @@ def _classes(n: int, twins: int) -> Embedding:
 
 
 @torch.no_grad()
-def _write(owned: dict[str, Tensor], start: ZeroStart, seed: int) -> None:
+def write_zero(owned: dict[str, Tensor], start: ZeroStart, seed: int) -> None:
+    """Make the twins equal, their readers cancel, and set the last bias to its root."""
     for edit in start.plan.edits:
         tensor = owned[edit.name]
         if tensor.dtype not in GROWING or tensor.is_meta or not bool(tensor.isfinite().all()):

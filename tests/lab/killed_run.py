@@ -28,7 +28,8 @@ from tiny_runs import CPU, RECIPE, dropout_net, two_growths
 import gnomon.grower
 from gnomon import checkpoint
 from gnomon.lab.data import tasks
-from gnomon.lab.experiment import Arm, Data
+from gnomon.lab.data.sources import Images
+from gnomon.lab.experiment import Arm
 from gnomon.lab.running.record import METRICS, Record
 from gnomon.lab.running.runs import Bench
 from gnomon.lab.training.recipe import Recipe
@@ -54,7 +55,7 @@ TASKS = {"tiny": brightness_task, "digits": lambda: tasks.load("digits")}
 
 
 def run(folder: Path, name: str, task: tasks.Task) -> None:
-    Bench(ARMS, Data(name), folder, CPU).run(name, 0, task)
+    Bench(ARMS, Images(name), folder, CPU).run(name, 0, task)
 
 
 def die() -> None:

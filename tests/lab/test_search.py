@@ -255,12 +255,12 @@ def test_spaces_fit_the_images():
     shapes = {28: (16, 32), 32: (16, 32, 64), 6: (8,)}
     for side, outputs in shapes.items():
         images = torch.zeros(4, 1, side, side, dtype=torch.uint8)
-        made = stages(replace(task, train=replace(task.train, images=images)))
+        made = stages(replace(task, train=replace(task.train, inputs=images)))
         assert made.outputs == outputs and made.base() is not None
     for size in ((7, 7), (8, 6)):
         images = torch.zeros(4, 1, *size, dtype=torch.uint8)
         with pytest.raises(LabError, match="square images of an even side"):
-            stages(replace(task, train=replace(task.train, images=images)))
+            stages(replace(task, train=replace(task.train, inputs=images)))
 
 
 def test_a_search_around_a_model_of_the_users_own(tmp_path):
@@ -289,7 +289,7 @@ def test_a_search_around_a_model_of_the_users_own(tmp_path):
 
 def test_what_is_exported_runs_alone_and_says_the_same(whole, tmp_path):
     task = load("digits")
-    images, normal = task.test.images[:5], task.normalised(task.test.images[:5])
+    images, normal = task.test.inputs[:5], task.prepared(task.test.inputs[:5])
     for what, network in (("best", best(whole)), ("ensemble", ensemble(whole))):
         target = tmp_path / "below" / f"{what}.pt2"
         export_file(what, whole, target)
@@ -300,7 +300,7 @@ def test_what_is_exported_runs_alone_and_says_the_same(whole, tmp_path):
                 assert torch.allclose(alone(images[:rows]), expected, atol=1e-5)
         found = {row["name"].split()[0].strip(","): row for row in result(whole)["accuracies"]}
         with torch.no_grad():
-            right = alone(task.test.images).argmax(1) == task.test.labels
+            right = alone(task.test.inputs).argmax(1) == task.test.labels
         name = "best" if what == "best" else "hierarchical"
         assert float(right.double().mean()) == pytest.approx(found[name]["test"], abs=1e-9)
     assert sorted(path.name for path in (tmp_path / "below").iterdir()) == [

@@ -2,10 +2,10 @@
 
 import torch
 
-from gnomon.lab.data.tasks import Split, Task
+from gnomon.lab.data.tasks import ImageTask, Split
 
 
-def brightness_task(count: int = 96) -> Task:
+def brightness_task(count: int = 96) -> ImageTask:
     """Two classes, dark and bright 4x4 images: a network learns it in a few steps."""
     generator = torch.Generator().manual_seed(0)
 
@@ -15,4 +15,4 @@ def brightness_task(count: int = 96) -> Task:
         return Split((noise + 120 * labels.view(-1, 1, 1, 1)).to(torch.uint8), labels)
 
     mean, std = torch.full((1, 1, 1), 80.0), torch.full((1, 1, 1), 60.0)
-    return Task("brightness", split(count), split(32), split(32), 2, 1, mean, std)
+    return ImageTask("brightness", split(count), split(32), split(32), 2, 1, mean, std)

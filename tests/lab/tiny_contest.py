@@ -3,7 +3,7 @@
 from gnomon.evolution import Best, CoEvolution, Settings, Tournament
 from gnomon.lab.contest.bench import ContestBench
 from gnomon.lab.contest.contest import Alone, Ensemble, Search
-from gnomon.lab.experiment import Data
+from gnomon.lab.data.sources import Images
 from gnomon.lab.training.machine import Machine
 from gnomon.lab.training.recipe import Recipe
 
@@ -30,13 +30,13 @@ ARMS = {
 
 
 def bench(folder, arms=ARMS):
-    return ContestBench(arms, Data("brightness"), folder, Machine("cpu"))
+    return ContestBench(arms, Images("brightness"), folder, Machine("cpu"))
 
 
 FILE = """
 from gnomon.evolution import Best, Settings
 from gnomon.lab.contest.contest import Alone, Contest, Ensemble, Search
-from gnomon.lab.experiment import Data, Size
+from gnomon.lab.data.sources import Images, Size
 from gnomon.lab.training.recipe import Recipe
 
 def arms(size):
@@ -50,7 +50,7 @@ def arms(size):
 def contest(arms=arms, **changes):
     return Contest(**{
         "name": "duel", "about": "A search against one network.", "source": "nobody, table 0",
-        "arms": arms, "presets": {"quick": Size(1, (0, 1))}, "data": Data("brightness"),
+        "arms": arms, "presets": {"quick": Size(1, (0, 1))}, "data": Images("brightness"),
         "printed": {"search": 0.9}, "baseline": "alone",
     } | changes)
 """

@@ -9,7 +9,8 @@ from gnomon.lab.running import jobs
 
 HEAD = """
 from gnomon import R2R, At, Every, OnPlateau, Widen
-from gnomon.lab.experiment import Arm, Budget, Computed, Data, Experiment, Size, Start
+from gnomon.lab.data.sources import Images
+from gnomon.lab.experiment import Arm, Budget, Computed, Experiment, Size, Start
 from gnomon.lab.training.recipe import Recipe
 from torch import nn
 
@@ -37,7 +38,7 @@ def arms(size):
 def experiment(arms=arms, **changes):
     return Experiment(**{
         "name": "tiny", "about": "Tiny networks.", "source": "nobody, figure 0", "arms": arms,
-        "presets": {"quick": Size(2, (0, 1)), "paper": Size(3, (0, 1))}, "data": Data("brightness"),
+        "presets": {"quick": Size(2, (0, 1)), "paper": Size(3, (0, 1))}, "data": Images("brightness"),
         "printed": {"R2R": 0.9, "scratch": 0.95},
     } | changes)
 """  # noqa: E501

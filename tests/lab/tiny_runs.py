@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gnomon.lab.data.sources import Images
 from gnomon.lab.data.tasks import Task
-from gnomon.lab.experiment import Arm, Data
+from gnomon.lab.experiment import Arm
 from gnomon.lab.running.record import metrics
 from gnomon.lab.running.runs import CHECKPOINT, Bench
 from gnomon.lab.training.machine import Machine
@@ -66,7 +67,7 @@ def two_growths(rule: R2R | Net2Net | None = None) -> Schedule:
 def bench(folder: Path, arms: Mapping[str, Arm] | None = None, **changes: Any) -> Bench:
     """A bench of these arms, or of one arm `run` that grows twice; changes are the recipe's."""
     grown = Arm(replace(RECIPE, **changes), dropout_net, schedule=two_growths())
-    return Bench(arms or {"run": grown}, Data("brightness"), folder, CPU)
+    return Bench(arms or {"run": grown}, Images("brightness"), folder, CPU)
 
 
 def lines(place: Path) -> list[dict[str, Any]]:

@@ -47,3 +47,37 @@ def nan():
     model, example = small()
     nn.init.constant_(model[0].weight, float("nan"))
     return model, example
+
+
+def blocks():
+    """Blocks that know their place, behind a layer."""
+    return Stack(), torch.linspace(-1, 1, 30).view(5, 6)
+
+
+class Block(nn.Module):
+    """x + mlp(norm(x)), or norm(x + mlp(x))."""
+
+    def __init__(self, layer_idx, *, post=False):
+        super().__init__()
+        self.norm, self.up, self.down = nn.LayerNorm(6), nn.Linear(6, 8), nn.Linear(8, 6)
+        self.layer_idx, self.post = layer_idx, post
+
+    def forward(self, x):
+        y = self.down(torch.relu(self.up(x if self.post else self.norm(x))))
+        return self.norm(x + y) if self.post else x + y
+
+
+class Stack(nn.Module):
+    """Three blocks with the norm in front, then two with the norm behind."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(6, 6)
+        self.blocks = nn.ModuleList(Block(i) for i in range(3))
+        self.post = nn.ModuleList(Block(i, post=True) for i in range(2))
+
+    def forward(self, x):
+        x = self.first(x)
+        for block in (*self.blocks, *self.post):
+            x = block(x)
+        return x

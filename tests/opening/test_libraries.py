@@ -11,6 +11,7 @@ import gnomon as gn
 from gnomon.errors import BadCheckpoint
 from gnomon.opening import CannotOpen, MissingLibrary, Offline, opened, source, traced
 from gnomon.opening.libraries import library
+from gnomon.opening.requests import deepened
 from gnomon.opening.writing import write
 
 
@@ -131,6 +132,53 @@ def test_what_the_configuration_describes_is_written_for_from_pretrained(gpt2, t
     assert (tmp_path / "same" / "vocab.json").exists()
     assert torch.equal(given(opened(source(f"hf:{tmp_path / 'same'}"))), given(first))
     assert torch.equal(given(opened(source(str(tmp_path / "same")))), given(first))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_even_widths_and_repeated_blocks_are_written_for_from_pretrained(gpt2, tmp_path):
+    """GPT-2 says nothing of its hidden width at first: four times the other."""
+    first = opened(source(f"hf:{gpt2}"))
+    grower, before = first.grower(), given(first)
+    grower.grow(gn.Widen("transformer.h.*.mlp*", by=1.5))
+    grower.grow(gn.Repeat("transformer.h.0"))
+    assert write(first, grower, tmp_path / "grown", "") == "from_pretrained opens it too"
+    told = json.loads((tmp_path / "grown" / "config.json").read_text())
+    assert (told["n_inner"], told["n_layer"]) == (96, 3)
+    for text in (f"hf:{tmp_path / 'grown'}", str(tmp_path / "grown")):
+        again = opened(source(text))
+        assert torch.equal(given(again), given(first))
+        assert (given(again) - before).abs().max() <= 2e-2 * before.abs().max()
+        assert again.model.config.n_inner == 96
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_repeated_blocks_are_written_for_from_pretrained(dtype, gpt2, tmp_path):
+    """In float64 a product of weights in a mapped file is rounded otherwise than in memory."""
+    transformers = the("transformers")
+    config = transformers.AutoConfig.from_pretrained(gpt2, n_positions=32)
+    model = transformers.GPT2LMHeadModel(config).to(dtype)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.1 * torch.randn_like(p))
+    model.save_pretrained(gpt2)
+    first = opened(source(f"hf:{gpt2}"), ["2x5:50"])
+    grower, before = first.grower(), given(first)
+    for morph in deepened("transformer.h:+2", gn.R2R(), first.model):
+        grower.grow(morph)
+    assert write(first, grower, tmp_path / "deep", "") == "from_pretrained opens it too"
+    assert json.loads((tmp_path / "deep" / "config.json").read_text())["n_layer"] == 4
+    assert json.loads((gpt2 / "config.json").read_text())["n_layer"] == 2
+    for text in (f"hf:{tmp_path / 'deep'}", str(tmp_path / "deep")):
+        again = opened(source(text), ["input_ids=2x5:50"])
+        assert len(again.model.transformer.h) == again.model.config.n_layer == 4
+        bound = 2e-2 if dtype == torch.bfloat16 else 1e-6
+        assert (given(again) - before).abs().max() <= bound * before.abs().max()
+        prompt = again.example_inputs["input_ids"]
+        how = {"max_new_tokens": 4, "do_sample": False}
+        assert torch.equal(
+            *(again.model.generate(prompt, use_cache=c, **how) for c in (False, True))
+        )
 
 
 @pytest.mark.filterwarnings("ignore")

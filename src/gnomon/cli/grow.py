@@ -14,7 +14,7 @@ from gnomon.cli.trace import INPUT, MODEL, OPTION
 
 if TYPE_CHECKING:
     from gnomon.grower import Grower
-    from gnomon.morphs import Deepen, Widen
+    from gnomon.morphs import Deepen, Repeat, Widen
     from gnomon.plan import Plan
     from gnomon.receipt import Receipt
 
@@ -29,7 +29,9 @@ def grow(
     ] = None,
     deepen: Annotated[
         list[str] | None,
-        typer.Option(help="PATTERN:+2, layers behind what a path or glob names; repeatable."),
+        typer.Option(
+            help="PATTERN:+2, copies of the blocks, or layers behind what it names; repeatable."
+        ),
     ] = None,
     rule: Annotated[
         str, typer.Option(help="How weights are filled: r2r, net2net, netmorph, hybrid, randpad.")
@@ -51,14 +53,14 @@ def grow(
     with told("Stopped. Nothing was written."):
         # Here because it takes seconds to import.
         from gnomon.opening import opened, source
-        from gnomon.opening.requests import RULES, deepened, widened
+        from gnomon.opening.requests import RULES, deepened, planned, widened
         from gnomon.opening.writing import check_space, check_target, write
 
         one_of("--rule", rule, tuple(RULES))
         check_target(out, overwrite=overwrite)
         filled = RULES[rule]()
         try:
-            morphs: list[Widen | Deepen] = [widened(text, filled) for text in widen or ()]
+            morphs: list[Widen | Deepen | Repeat] = [widened(text, filled) for text in widen or ()]
         except ValueError as fault:
             raise typer.BadParameter(str(fault), param_hint="--widen") from None
         if not (widen or deepen):
@@ -72,8 +74,9 @@ def grow(
             raise typer.BadParameter(str(fault), param_hint="--deepen") from None
         console.print(Text(f"{model}, weights: {found.weights}"), soft_wrap=True)
         grower = found.grower()
-        plans = [grower.plan(morph, seed) for morph in morphs]
-        _show(plans, console)
+        done = [planned(grower, morph, seed) for morph in morphs]
+        morphs, plans = [morph for morph, _, _ in done], [plan for _, plan, _ in done]
+        _show(plans, [why for _, _, why in done], console)
         check_space(grower, sum(p.parameters[1] - p.parameters[0] for p in plans), out)
         if not yes and not typer.confirm(f"Grow it, and write {out}?"):
             console.print("Nothing was changed.")
@@ -85,15 +88,17 @@ def grow(
         console.print(Text(f"Written to {out}" + (f"; {said}" if said else "")), soft_wrap=True)
 
 
-def _show(plans: list[Plan], console: Console) -> None:
-    for plan in plans:
+def _show(plans: list[Plan], why: list[str], console: Console) -> None:
+    for plan, reason in zip(plans, why, strict=True):
+        if reason:
+            console.print(Text(reason), soft_wrap=True)
         console.print(Text(str(plan)), soft_wrap=True)
     if len(plans) > 1:
         console.print("Each is planned for the model as it is; they are done in this order.")
 
 
 def _grown(
-    grower: Grower, plans: list[Plan], morphs: list[Widen | Deepen], seed: int
+    grower: Grower, plans: list[Plan], morphs: list[Widen | Deepen | Repeat], seed: int
 ) -> list[Receipt]:
     """Grow by the first plan as it was shown, and by the others on what it made."""
     first = grower.grow(plans[0])

@@ -9,7 +9,7 @@ from typing import Protocol
 from torch import nn
 
 from gnomon.grower import Grower
-from gnomon.lab.data.tasks import Task
+from gnomon.lab.data.tasks import ImageTask
 from gnomon.lab.running.record import Record
 from gnomon.lab.training.machine import Machine
 from gnomon.lab.training.recipe import Recipe
@@ -50,7 +50,7 @@ class Observer(Protocol):
 class Stage:
     """What all arms share: the data, the recipe, the machine, the record and the observer."""
 
-    task: Task
+    task: ImageTask
     recipe: Recipe
     machine: Machine
     record: Record

@@ -19,7 +19,7 @@ from torch import nn
 
 from gnomon.checkpoint import save
 from gnomon.lab.arms import Observer, Outcome, Stage
-from gnomon.lab.data.tasks import Task, load
+from gnomon.lab.data.tasks import ImageTask, load
 from gnomon.lab.drawing import plots
 from gnomon.lab.running.record import Record, one_line, signature
 from gnomon.lab.training.machine import Machine
@@ -70,14 +70,14 @@ class Preset:
     other, at worst for a minute per arm.
     """
 
-    small: Callable[[Task], nn.Module]
+    small: Callable[[ImageTask], nn.Module]
     recipe: Recipe
     by: float
     deeper: tuple[str, ...]
     threads: int | None = None
 
 
-def preset(task: Task) -> Preset:
+def preset(task: ImageTask) -> Preset:
     """Choose by the images: a tiny DigitsNet for grey ones, ResNetCifar18(1/8) for colour."""
     if task.channels == 1:
         chosen = Preset(_digits_net, Recipe(epochs=8), by=4.0, deeper=("stage1", "stage2"))
@@ -88,11 +88,11 @@ def preset(task: Task) -> Preset:
     return Preset(_resnet_cifar, Recipe(epochs=10), by=1.5, deeper=("stage1.3", "stage2.3"))
 
 
-def _digits_net(task: Task) -> nn.Module:
+def _digits_net(task: ImageTask) -> nn.Module:
     return DigitsNet(2, classes=task.classes)
 
 
-def _resnet_cifar(task: Task) -> nn.Module:
+def _resnet_cifar(task: ImageTask) -> nn.Module:
     return ResNetCifar18(Fraction(1, 8), classes=task.classes, channels=task.channels)
 
 
@@ -162,7 +162,7 @@ def _record(settings: Settings, data: str) -> Record:
     return Record.numbered(Path("runs"), name)
 
 
-def _arguments(settings: Settings, task: Task, recipe: Recipe, by: float) -> dict[str, object]:
+def _arguments(settings: Settings, task: ImageTask, recipe: Recipe, by: float) -> dict[str, object]:
     return {
         "data": task.name,
         "rule": settings.rule,

@@ -17,12 +17,12 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from gnomon.lab.data.tasks import Task
+from gnomon.lab.data.sources import Data, Images
 from gnomon.lab.errors import LabError
 from gnomon.lab.training.recipe import Recipe
 from gnomon.schedule import Schedule
 
-Network = Callable[[Task], nn.Module]
+Network = Callable[[Any], nn.Module]  # of the task; a network is for one kind of task
 BASELINE = "scratch"  # the arm that the others are compared with, unless another is named
 
 
@@ -98,15 +98,6 @@ class Size:
 
 
 @dataclass(frozen=True)
-class Data:
-    """The images an experiment is about; `--data` may point to a local copy of them."""
-
-    name: str = "cifar10"
-    validation: int | None = 5000
-    pixel_mean: bool = False
-
-
-@dataclass(frozen=True)
 class Experiment:
     """Several arms on the same data, with what the source printed for them.
 
@@ -122,7 +113,7 @@ class Experiment:
     source: str
     arms: Callable[[Size], Mapping[str, Arm]]
     presets: Mapping[str, Size]
-    data: Data = Data()
+    data: Data = field(default_factory=Images)
     printed: Mapping[str, float] = field(default_factory=dict)
     printed_as: str = "validation accuracy"
     x: Sequence[str] = ("epoch", "flops")

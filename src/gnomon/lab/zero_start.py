@@ -14,7 +14,7 @@ from torch.optim import AdamW
 
 from gnomon.blocks import Residual
 from gnomon.grower import Grower
-from gnomon.lab.data.tasks import Task
+from gnomon.lab.data.tasks import ImageTask
 from gnomon.lab.training.machine import Machine
 from gnomon.lab.training.recipe import Recipe
 from gnomon.lab.training.starts import seeded
@@ -51,7 +51,7 @@ class Gradients:
     parted: bool | None
 
 
-def trained(task: Task, seed: int) -> nn.Module:
+def trained(task: ImageTask, seed: int) -> nn.Module:
     """A DigitsNet in mid-training."""
     with seeded(seed):
         model = DigitsNet(WIDTH, classes=task.classes, channels=task.channels)
@@ -123,7 +123,7 @@ WIDENINGS = {
 }
 
 
-def branch_sizes(model: nn.Module, task: Task, start: str, seed: int, steps: int) -> Growth:
+def branch_sizes(model: nn.Module, task: ImageTask, start: str, seed: int, steps: int) -> Growth:
     """Follow a new branch's output over the first steps, on one fixed batch, in train mode."""
     model, batches = copy.deepcopy(model), _batches(task, seed, steps)
     body = BRANCHES[start](model, batches[0][0], seed)
@@ -147,7 +147,7 @@ def _size(model: nn.Module, seen: list[float], x: Tensor) -> float:
     return seen[-1]
 
 
-def branch_gradients(model: nn.Module, task: Task, start: str, seed: int) -> Gradients:
+def branch_gradients(model: nn.Module, task: ImageTask, start: str, seed: int) -> Gradients:
     """The first two steps' gradients in a new branch, beside those of the block before it."""
     model, batches = copy.deepcopy(model), _batches(task, seed, 2)
     body = BRANCHES[start](model, batches[0][0], seed)
@@ -161,7 +161,7 @@ def branch_gradients(model: nn.Module, task: Task, start: str, seed: int) -> Gra
     return Gradients(start, found[0], found[1], parted)
 
 
-def widening_gradients(model: nn.Module, task: Task, start: str, seed: int) -> Gradients:
+def widening_gradients(model: nn.Module, task: ImageTask, start: str, seed: int) -> Gradients:
     """The first two steps' gradients of new channels inside a block, beside those of the old."""
     model, batches = copy.deepcopy(model), _batches(task, seed, 2)
     group = f"{PLACE}.body.conv1"
@@ -208,11 +208,11 @@ def _step(model: nn.Module, optimizer: AdamW, x: Tensor, labels: Tensor) -> None
     optimizer.step()
 
 
-def _batches(task: Task, seed: int, count: int) -> list[tuple[Tensor, Tensor]]:
+def _batches(task: ImageTask, seed: int, count: int) -> list[tuple[Tensor, Tensor]]:
     order = torch.randperm(len(task.train), generator=torch.Generator().manual_seed(seed))
     rows = [order[i * BATCH : (i + 1) * BATCH] for i in range(len(order) // BATCH)]
     picked = [task.train[rows[i % len(rows)]] for i in range(count)]
-    return [(task.normalised(batch.images), batch.labels) for batch in picked]
+    return [(task.prepared(batch.inputs), batch.labels) for batch in picked]
 
 
 def _first_kernels(model: nn.Module) -> tuple[nn.Parameter, nn.Parameter]:

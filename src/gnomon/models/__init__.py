@@ -1,5 +1,6 @@
 """The networks of the papers and of the demo: plain modules that know nothing about growing."""
 
+from gnomon.models.char_gpt import CharGPT
 from gnomon.models.cifar_quick import CifarQuick
 from gnomon.models.digits import DigitsNet
 from gnomon.models.kaiming import kaiming
@@ -10,6 +11,7 @@ from gnomon.models.vgg import VGG16
 
 __all__ = [
     "VGG16",
+    "CharGPT",
     "CifarQuick",
     "DigitsNet",
     "R2RNet",

@@ -5,6 +5,7 @@ from gnomon.morphs.deepen import Deepen
 from gnomon.morphs.enlarge import Enlarge
 from gnomon.morphs.factor import Factor
 from gnomon.morphs.fold import Fold
+from gnomon.morphs.repeat import Repeat
 from gnomon.morphs.widen import Widen
 
-__all__ = ["Branch", "Deepen", "Enlarge", "Factor", "Fold", "Widen"]
+__all__ = ["Branch", "Deepen", "Enlarge", "Factor", "Fold", "Repeat", "Widen"]

@@ -11,6 +11,7 @@ from typing import SupportsFloat, SupportsIndex, cast
 
 from gnomon.axes import resolve
 from gnomon.coupling import in_proportion, together
+from gnomon.describing import with_settings
 from gnomon.draw import Draw
 from gnomon.edit import WidthChange
 from gnomon.embedding import Embedding
@@ -40,6 +41,9 @@ class Widen:
     until: paths of `gnomon.blocks.Residual` at which a widened stream ends: their shortcut reads
            the new channels, r(x) = x + P x_L - P x_R, and does not pass them on. In code of your
            own the `+` cannot be changed: there the whole stream grows, and the plan says so.
+
+    Numbers in settings that the model was built from (a `config`) are changed with the widths if it
+    can be built from them again; the plan says so, or that none of them says the new widths.
 
     Raises ValueError if the request makes no sense for any model.
     """
@@ -103,6 +107,8 @@ class Widen:
         """The edits on this model. Raises GrowthError where something named exactly cannot grow."""
         with one_ended(subject, self.ends) as (ended, modules, notes):
             plan = self._plan(ended, seed)
+        if not modules:
+            plan = with_settings(subject.model, plan)
         flops, _ = grown_flops(subject.analysis, {})
         return replace(
             plan,

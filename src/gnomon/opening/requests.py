@@ -7,8 +7,11 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from gnomon.errors import NoSuchGroup
-from gnomon.morphs import Deepen, Widen
+from gnomon import insertion
+from gnomon.errors import CannotPreserve, NoSuchGroup, Unsupported
+from gnomon.grower import Grower
+from gnomon.morphs import Deepen, Repeat, Widen
+from gnomon.plan import Plan
 from gnomon.rules import R2R, Hybrid, Net2Net, NetMorph, RandPad, Rule
 
 RULES: Mapping[str, type[Rule]] = {
@@ -39,9 +42,10 @@ def widened(text: str, rule: Rule) -> Widen:
         raise ValueError(f"'{text}': {fault}") from None
 
 
-def deepened(text: str, rule: Rule, model: nn.Module) -> list[Deepen]:
-    """`PATTERN:+2` layers behind each module that a path or glob names; of a container, its last.
+def deepened(text: str, rule: Rule, model: nn.Module) -> list[Deepen | Repeat]:
+    """`PATTERN:+2` behind each module that a path or glob names; of a container, its last.
 
+    With R2R a block of a stack is repeated; elsewhere new layers go behind the module.
     Raises ValueError, or NoSuchGroup for a pattern that matches nothing.
     """
     pattern, colon, amount = text.rpartition(":")
@@ -57,7 +61,39 @@ def deepened(text: str, rule: Rule, model: nn.Module) -> list[Deepen]:
         raise NoSuchGroup(f"no module matches '{pattern}'. There are {_listed(model, paths)}")
     chosen = [path for path in chosen if not any(path.startswith(f"{c}.") for c in chosen)]
     places = dict.fromkeys(_last(model, path) for path in chosen)
-    return [Deepen(place, rule=rule, count=count) for place in reversed(places)]
+    return [
+        Repeat(place, count)
+        if isinstance(rule, R2R) and _in_a_stack(model, place)
+        else Deepen(place, rule=rule, count=count)
+        for place in reversed(places)
+    ]
+
+
+def planned(
+    grower: Grower, morph: Widen | Deepen | Repeat, seed: int
+) -> tuple[Widen | Deepen | Repeat, Plan, str]:
+    """The plan of a morph, or of what takes its place, and why: '' if nothing does.
+
+    A block that cannot be repeated, such as one with a norm behind its sum, has new layers behind
+    it. Raises GrowthError.
+    """
+    try:
+        return morph, grower.plan(morph, seed), ""
+    except (CannotPreserve, Unsupported) as refusal:
+        if not isinstance(morph, Repeat):
+            raise
+        layers = Deepen(morph.where, count=morph.count)
+        return layers, grower.plan(layers, seed), f"{refusal}. New layers go behind it instead"
+
+
+def _in_a_stack(model: nn.Module, path: str) -> bool:
+    """Whether it stands beside others of its class, in a container, and has parts itself."""
+    container, name = insertion.parent_of(model, path)
+    if not isinstance(container, nn.Sequential | nn.ModuleList):
+        return False
+    block = container._modules[name]
+    alike = [m for m in container.children() if type(m) is type(block)]
+    return len(alike) > 1 and block is not None and any(True for _ in block.children())
 
 
 def _last(model: nn.Module, path: str) -> str:

@@ -51,7 +51,7 @@ def test_flops_of_a_search_are_those_of_each_members_own_steps(done):
     first = lines(made, "search")[0]
     torch.manual_seed(0)
     batch = task.train[:16]
-    cost = step_cost(network_of(task), task.normalised(batch.images), batch.labels)
+    cost = step_cost(network_of(task), task.prepared(batch.inputs), batch.labels)
     assert (first["flops"], first["paper_flops"]) == (6 * cost.full, 6 * cost.papers)
     assert results["search"].step == 6 + 2 * 6
     assert [line["epoch"] for line in lines(made, "search")] == [1, 2, 3]
@@ -64,7 +64,7 @@ def test_opponents_get_the_flops_of_the_search_and_not_a_step_more(done):
     batch = task.train[:16]
     for arm, mutations in {"base": (), "largest": known.largest}.items():
         network = network_of(task, mutations=mutations)
-        step = step_cost(network, task.normalised(batch.images), batch.labels).full
+        step = step_cost(network, task.prepared(batch.inputs), batch.labels).full
         assert results[arm].flops <= known.full < results[arm].flops + step
     random = Known.of(made.place("random", 0))
     assert 0.5 * known.flops < random.flops <= known.flops

@@ -16,7 +16,7 @@ def digits() -> tasks.Task:
 
 
 def rows(*splits: tasks.Split) -> list[tuple[int, ...]]:
-    return sorted(tuple(image.flatten().tolist()) for split in splits for image in split.images)
+    return sorted(tuple(image.flatten().tolist()) for split in splits for image in split.inputs)
 
 
 def test_every_digit_is_in_exactly_one_split(digits):
@@ -33,20 +33,20 @@ def test_labels_stay_with_their_images(digits):
     labels = {
         tuple(i.flatten().astype(int)): t for i, t in zip(known.images, known.target, strict=True)
     }
-    for image, label in zip(digits.train.images, digits.train.labels, strict=True):
+    for image, label in zip(digits.train.inputs, digits.train.labels, strict=True):
         assert labels[tuple(image.flatten().tolist())] == label
 
 
 def test_the_seed_moves_the_validation_split_but_never_the_test_split(digits):
     other = tasks.load("digits", seed=1)
-    assert torch.equal(other.test.images, digits.test.images)
+    assert torch.equal(other.test.inputs, digits.test.inputs)
     assert rows(other.validation) != rows(digits.validation)
-    assert torch.equal(tasks.load("digits", seed=0).train.images, digits.train.images)
+    assert torch.equal(tasks.load("digits", seed=0).train.inputs, digits.train.inputs)
 
 
 def test_training_images_are_normalised_and_kept_as_bytes(digits):
-    images = digits.normalised(digits.train.images)
-    assert digits.train.images.dtype == torch.uint8
+    images = digits.prepared(digits.train.inputs)
+    assert digits.train.inputs.dtype == torch.uint8
     assert images.mean().abs() < 1e-5
     assert (images.std() - 1).abs() < 1e-3
 
@@ -122,7 +122,7 @@ def test_each_pixel_can_have_a_mean_of_its_own_that_of_the_training_split(digits
     pytest.importorskip("sklearn")
     task = tasks.load("digits", seed=0, pixel_mean=True)
     assert task.mean.shape == (1, 8, 8)
-    expected = task.train.images.double().mean(0)
+    expected = task.train.inputs.double().mean(0)
     assert torch.allclose(task.mean.double(), expected, rtol=1e-6)
-    assert task.normalised(task.train.images).mean(0).abs().max() < 1e-5
+    assert task.prepared(task.train.inputs).mean(0).abs().max() < 1e-5
     assert torch.equal(task.std, digits.std), "one spread, as without"

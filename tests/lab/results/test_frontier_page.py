@@ -10,6 +10,7 @@ pytest.importorskip("scipy")
 
 from gnomon.lab.errors import LabError
 from gnomon.lab.results.frontier_page import Part, families, page
+from gnomon.lab.results.measures import LOSS
 from gnomon.lab.running.runs import Result
 
 PARTS = (
@@ -18,10 +19,10 @@ PARTS = (
 )
 
 
-def finish(folder, arm, seed, flops, accuracy):
+def finish(folder, arm, seed, flops, accuracy, loss=None):
     place = folder / arm / f"seed-{seed}"
     place.mkdir(parents=True)
-    result = Result(flops=flops, loss=1.0, accuracy=0.5, test_accuracy=accuracy)
+    result = Result(flops=flops, loss=1.0, accuracy=0.5, test_accuracy=accuracy, test_loss=loss)
     (place / "result.json").write_text(json.dumps(asdict(result)))
 
 
@@ -55,6 +56,20 @@ def test_the_tables_say_ratios_and_leads(tmp_path):
     assert "61.1% (+1." in midway
     assert (tmp_path / "made-up-frontier.png").stat().st_size > 10_000
     assert (tmp_path / "made-up-frontier.svg").exists()
+
+
+def test_a_frontier_of_the_loss_says_nats_and_less_is_better(tmp_path):
+    for seed in range(3):
+        for budget, loss in ((1, 2.0), (2, 1.8), (4, 1.6)):
+            finish(tmp_path, f"scratch@{budget}", seed, 1000 * budget, 0.5, loss + 0.001 * seed)
+        for budget, loss in ((1, 1.7), (2, 1.6)):
+            finish(tmp_path, f"given R2R@{budget}", seed, 1000 * budget, 0.5, loss + 0.001 * seed)
+        finish(tmp_path, "midway R2R@2", seed, 2000, 0.5, 1.9 + 0.001 * seed)
+    text = page(tmp_path, tmp_path, name="loss", parts=PARTS, measure=LOSS)
+    given, midway = text.split("### ")[1:]
+    assert "2.001 (scratch: 1.0 kFLOPs)" in given and "**0.50** (0.50 to 0.50) |" in given
+    assert "1.901 (-0.100 ± 0.000)" in midway and "test loss (lead, nats less)" in midway
+    assert (tmp_path / "loss-frontier.png").stat().st_size > 10_000
 
 
 def test_a_seed_that_lacks_a_budget_is_left_out(tmp_path):

@@ -99,7 +99,7 @@ def digits(size):
         "a": Arm(recipe(size), lambda task: DigitsNet(2)),
         "b": Arm(recipe(size), start=Start("a"), schedule=At(Widen("*", by=2), epoch=1)),
     }
-EXPERIMENT = experiment(digits, data=Data("digits", None))
+EXPERIMENT = experiment(digits, data=Images("digits", None))
 """
 
 
@@ -123,7 +123,7 @@ def killed(task):
     if multiprocessing.parent_process() is not None:
         os.kill(os.getpid(), signal.SIGKILL)
     return Net(4)
-EXPERIMENT = experiment(lambda size: {"a": Arm(recipe(size), killed)}, data=Data("digits", None))
+EXPERIMENT = experiment(lambda size: {"a": Arm(recipe(size), killed)}, data=Images("digits", None))
 """
 
 

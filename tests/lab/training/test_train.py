@@ -84,7 +84,7 @@ def test_training_leaves_the_global_generator_alone(task):
 
 def test_steps_and_flops_add_up(task):
     model, rounds = run(task)
-    images = task.normalised(task.train.images[:16])
+    images = task.prepared(task.train.inputs[:16])
     per_step = step_flops(model, images, task.train.labels[:16])
     assert [r.point.step for r in rounds] == [0, 6, 12, 18, 24]
     assert [r.point.flops for r in rounds] == [per_step * r.point.step for r in rounds]
@@ -96,7 +96,7 @@ def test_accuracy_is_measured_in_eval_mode_and_changes_nothing(task):
     right = accuracy(model, task, task.validation)
     assert model.training
     assert all(torch.equal(model.state_dict()[name], before[name]) for name in before)
-    guesses = model.eval()(task.normalised(task.validation.images)).argmax(1)
+    guesses = model.eval()(task.prepared(task.validation.inputs)).argmax(1)
     assert right == (guesses == task.validation.labels).float().mean().item()
 
 

@@ -11,8 +11,8 @@ import torch
 from gnomon.lab.contest import alone, joining, searching
 from gnomon.lab.contest.contest import Alone, Entry, Search
 from gnomon.lab.contest.turn import Turn
+from gnomon.lab.data.sources import Data
 from gnomon.lab.data.tasks import Task
-from gnomon.lab.experiment import Data
 from gnomon.lab.running.record import Json, read_json
 from gnomon.lab.running.runs import CONFIG, Result, Tell, finished, place_of, refuse_others
 from gnomon.lab.training.machine import Machine

@@ -49,7 +49,7 @@ def _try(arm: Entry, task: Task, seed: int) -> None:
         evolution_of(arm, task, seed, budget=Budget(), device=torch.device("cpu"))
     elif isinstance(arm, Alone):
         batch = task.train[:2]
-        step_flops(network_of(task), task.normalised(batch.images), batch.labels)
+        step_flops(network_of(task), task.prepared(batch.inputs), batch.labels)
 
 
 def _epochs(arm: Entry, arms: Mapping[str, Entry]) -> int:

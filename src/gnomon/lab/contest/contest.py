@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from gnomon.evolution import Selection, Settings
+from gnomon.lab.data.sources import Data, Images
 from gnomon.lab.errors import LabError
-from gnomon.lab.experiment import BASELINE, Data, Size, Start
+from gnomon.lab.experiment import BASELINE, Size, Start
 from gnomon.lab.training.recipe import Recipe
 
 
@@ -118,7 +119,7 @@ class Contest:
     source: str
     arms: Callable[[Size], Mapping[str, Entry]]
     presets: Mapping[str, Size]
-    data: Data = field(default_factory=Data)
+    data: Data = field(default_factory=Images)
     printed: Mapping[str, float] = field(default_factory=dict)
     printed_as: str = "test accuracy"
     baseline: str = BASELINE

@@ -64,4 +64,4 @@ def _cost(entry: Ensemble, network: nn.Module, task: Task) -> Cost:
     if not entry.steps:
         return Cost(0, 0)
     batch = task.train[: entry.batch]
-    return step_cost(network, task.normalised(batch.images), batch.labels) * entry.steps
+    return step_cost(network, task.prepared(batch.inputs), batch.labels) * entry.steps

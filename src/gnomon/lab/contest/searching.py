@@ -84,7 +84,7 @@ def share_right(network: torch.nn.Module, problem: Problem, split: Split, task: 
 def _batches(task: Task, split: Split) -> Callable[[], Iterator[Batch]]:
     def begin() -> Iterator[Batch]:
         for part in split.batches(EVALUATION_BATCH):
-            yield task.normalised(part.images), part.labels
+            yield task.prepared(part.inputs), part.labels
 
     return begin
 
@@ -108,7 +108,7 @@ class Meter:
     def _step(self, member: Member) -> Cost:
         if member.id not in self.costs:
             batch = self.task.train[: self.batch]
-            images = self.task.normalised(batch.images)
+            images = self.task.prepared(batch.inputs)
             self.costs[member.id] = step_cost(member.network, images, batch.labels)
         return self.costs[member.id]
 

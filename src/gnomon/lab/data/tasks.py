@@ -1,9 +1,10 @@
-"""The data of an experiment by name: images in memory, split, normalised when they are used."""
+"""The data of a training by name: in memory, split, and made ready when it is used."""
 
 import importlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -18,20 +19,20 @@ NAMES = ("digits", *HUB)
 
 @dataclass(frozen=True)
 class Split:
-    """images: (N, channels, height, width) uint8; labels: (N,) int64."""
+    """inputs: (N, ...) uint8, pixels or characters; labels: (N,) or (N, ...) int64, the classes."""
 
-    images: Tensor
+    inputs: Tensor
     labels: Tensor
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, rows: Tensor | slice) -> "Split":
-        return Split(self.images[rows], self.labels[rows])
+        return Split(self.inputs[rows], self.labels[rows])
 
     def to(self, device: torch.device) -> "Split":
         """Return the split on a device."""
-        return Split(self.images.to(device), self.labels.to(device))
+        return Split(self.inputs.to(device), self.labels.to(device))
 
     def batches(self, size: int) -> Iterator["Split"]:
         """Walk through the split in order; the last batch may be smaller."""
@@ -41,43 +42,57 @@ class Split:
 
 @dataclass(frozen=True)
 class Task:
-    """A classification problem. `mean` and `std`: of the training split.
-
-    Both are (channels, 1, 1); `mean` is (channels, height, width) where each pixel has its own.
-    """
+    """Inputs to be classified: each as a whole, or at each of its positions."""
 
     name: str
     train: Split
     validation: Split
     test: Split
     classes: int
+
+    def prepared(self, inputs: Tensor) -> Tensor:
+        """Return inputs as a network takes them."""
+        raise NotImplementedError
+
+    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean cross-entropy in nats of logits (..., classes) for labels (...)."""
+        return mean_loss(outputs, labels)
+
+    def to(self, device: torch.device) -> Self:
+        """Return the task with all its tensors on a device."""
+        held = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved: dict[str, Any] = {
+            name: value.to(device)
+            for name, value in held.items()
+            if isinstance(value, Split | Tensor)
+        }
+        return replace(self, **moved)
+
+
+@dataclass(frozen=True)
+class ImageTask(Task):
+    """Images (N, channels, height, width). `mean` and `std`: of the training split.
+
+    Both are (channels, 1, 1); `mean` is (channels, height, width) where each pixel has its own.
+    """
+
     channels: int
     mean: Tensor
     std: Tensor
 
-    def normalised(self, images: Tensor) -> Tensor:
+    def prepared(self, inputs: Tensor) -> Tensor:
         """Return float images with mean 0 and standard deviation 1 in each channel."""
-        return (images.to(self.mean.dtype) - self.mean) / self.std
+        return (inputs.to(self.mean.dtype) - self.mean) / self.std
 
-    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """Return the mean cross-entropy of logits (N, classes)."""
-        return cross_entropy(outputs, labels)
 
-    def to(self, device: torch.device) -> "Task":
-        """Return the task with all its tensors on a device."""
-        return replace(
-            self,
-            train=self.train.to(device),
-            validation=self.validation.to(device),
-            test=self.test.to(device),
-            mean=self.mean.to(device),
-            std=self.std.to(device),
-        )
+def mean_loss(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean cross-entropy in nats of logits (..., classes) for labels (...)."""
+    return cross_entropy(outputs.movedim(-1, 1), labels)
 
 
 def load(
     data: str, *, seed: int = 0, validation: int | None = None, pixel_mean: bool = False
-) -> Task:
+) -> ImageTask:
     """Return a data set by name (digits, mnist, cifar10) or from a folder of parquet files.
 
     validation: how many training images to hold out; by default a tenth (of the few digits a
@@ -101,7 +116,7 @@ def load(
 
 
 def _mean_image(split: Split) -> Tensor:
-    total = sum(batch.images.double().sum(0) for batch in split.batches(1000))
+    total = sum(batch.inputs.double().sum(0) for batch in split.batches(1000))
     return (torch.as_tensor(total) / len(split)).float()
 
 
@@ -122,23 +137,25 @@ def _divided(split: Split, share: float | int, seed: int) -> tuple[Split, Split]
     return split[order[count:]], split[order[:count]]
 
 
-def _task(name: str, images: Split, test: Split, *, validation: float | int, seed: int) -> Task:
+def _task(
+    name: str, images: Split, test: Split, *, validation: float | int, seed: int
+) -> ImageTask:
     train, held_out = _divided(images, validation, seed)
     if not (len(train) and len(held_out)):
         raise LabError(f"The data '{name}' cannot be split: it has only {len(images)} images.")
     classes = _classes(name, images, test)
     mean, std = _statistics(train)
-    return Task(name, train, held_out, test, classes, images.images.shape[1], mean, std)
+    return ImageTask(name, train, held_out, test, classes, images.inputs.shape[1], mean, std)
 
 
 def _statistics(split: Split) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation per channel, summed in float64 over batches of uint8."""
-    channels = split.images.shape[1]
+    channels = split.inputs.shape[1]
     total = squares = torch.zeros(channels, dtype=torch.float64)
     for batch in split.batches(1000):
-        values = batch.images.double().transpose(0, 1).reshape(channels, -1)
+        values = batch.inputs.double().transpose(0, 1).reshape(channels, -1)
         total, squares = total + values.sum(1), squares + values.square().sum(1)
-    count = split.images.numel() // channels
+    count = split.inputs.numel() // channels
     mean = total / count
     spread = (squares / count - mean.square()).clamp_min(0).sqrt()
     spread[spread == 0] = 1.0  # a channel that never changes
@@ -153,9 +170,9 @@ def _classes(name: str, train: Split, test: Split) -> int:
             f"The data '{name}' cannot be used: its labels must run from 0 and the test split may "
             f"hold no other; training has {lowest} to {classes - 1}, test reaches {highest}."
         )
-    if train.images.shape[1:] != test.images.shape[1:]:
+    if train.inputs.shape[1:] != test.inputs.shape[1:]:
         raise LabError(
             f"The data '{name}' cannot be used: training images are "
-            f"{tuple(train.images.shape[1:])}, test images {tuple(test.images.shape[1:])}."
+            f"{tuple(train.inputs.shape[1:])}, test images {tuple(test.inputs.shape[1:])}."
         )
     return classes

@@ -15,6 +15,7 @@ from gnomon.lab.drawing.colours import NAMED, inks
 from gnomon.lab.drawing.plots import FAINT, STYLE
 from gnomon.lab.errors import LabError, MissingExtra
 from gnomon.lab.results.frontier import Estimate, Family, family, leads, ratios
+from gnomon.lab.results.measures import ACCURACY, Measure
 from gnomon.lab.running.runs import RESULT, finished
 
 try:
@@ -43,12 +44,14 @@ class Part:
     asks: Literal["ratio", "lead"]
 
 
-def page(runs: Path, out: Path, *, name: str, parts: Sequence[Part]) -> str:
+def page(
+    runs: Path, out: Path, *, name: str, parts: Sequence[Part], measure: Measure = ACCURACY
+) -> str:
     """Draw `<name>-frontier.png` and `.svg`, and return picture and tables as Markdown.
 
     Raises LabError as long as the frontier itself has no finished runs.
     """
-    found = families(runs)
+    found = families(runs, measure)
     if SCRATCH not in found:
         raise LabError(f"There are no finished runs of '{SCRATCH}{AT}...' in '{runs}' yet.")
     scratch = found.pop(SCRATCH)
@@ -60,16 +63,16 @@ def page(runs: Path, out: Path, *, name: str, parts: Sequence[Part]) -> str:
         raise LabError(f"No seed in '{runs}' has finished runs of all families yet.")
     scratch = scratch.of(sorted(common))
     shown = {p: {n: f.of(sorted(common)) for n, f in of.items()} for p, of in shown.items()}
-    _draw(shown, scratch, out / f"{name}-frontier")
+    _draw(shown, scratch, out / f"{name}-frontier", measure)
     text = [f"![The scratch frontier, and growing]({name}-frontier.png)"]
     for part, several in shown.items():
         make = _ratio_table if part.asks == "ratio" else _lead_table
-        text.append(f"### {part.title}\n\n{make(part, several, scratch)}")
+        text.append(f"### {part.title}\n\n{make(part, several, scratch, measure)}")
     return "\n\n".join(text) + "\n"
 
 
-def families(folder: Path) -> dict[str, Family]:
-    """All families of the finished runs `<family>@<budget>/seed-<n>`, by their test accuracy.
+def families(folder: Path, measure: Measure = ACCURACY) -> dict[str, Family]:
+    """All families of the finished runs `<family>@<budget>/seed-<n>`, in a measure of the tests.
 
     Seeds that lack a budget are left out.
     """
@@ -77,9 +80,10 @@ def families(folder: Path) -> dict[str, Family]:
     for path in sorted(folder.glob(f"*{AT}*/seed-*/{RESULT}")):
         name = path.parent.parent.name.rpartition(AT)[0]
         result = finished(path.parent)
-        if result.test_accuracy is not None:
+        value = measure.value(result)
+        if value is not None:
             seed = int(path.parent.name.removeprefix("seed-"))
-            runs[name][result.flops, seed] = result.test_accuracy
+            runs[name][result.flops, seed] = value
     found = {name: family(name, whole) for name, of in runs.items() if (whole := _whole(of))}
     return dict(sorted(found.items(), key=lambda pair: _order(pair[0])))
 
@@ -96,7 +100,9 @@ def _whole(runs: Mapping[tuple[int, int], float]) -> dict[tuple[int, int], float
     return {key: value for key, value in runs.items() if key[1] in seeds}
 
 
-def _ratio_table(part: Part, several: Mapping[str, Family], scratch: Family) -> str:
+def _ratio_table(
+    part: Part, several: Mapping[str, Family], scratch: Family, measure: Measure
+) -> str:
     """One column per point of the frontier: the share of its FLOPs, with the interval.
 
     What a family's smallest budget reaches already may cost less: at most that share.
@@ -105,7 +111,7 @@ def _ratio_table(part: Part, several: Mapping[str, Family], scratch: Family) -> 
     head = [
         "share of the FLOPs to reach",
         "n",
-        *(f"{a:.1%} (scratch: {_flops(f)})" for a, f in points),
+        *(f"{measure.shown(a)} (scratch: {_flops(f)})" for a, f in points),
     ]
     rows = [
         [name.removeprefix(part.word + " "), str(one.seeds)]
@@ -118,8 +124,10 @@ def _ratio_table(part: Part, several: Mapping[str, Family], scratch: Family) -> 
     return _markdown(head, rows)
 
 
-def _lead_table(part: Part, several: Mapping[str, Family], scratch: Family) -> str:
-    """One column per budget: the test accuracy, and the lead over the frontier in points."""
+def _lead_table(
+    part: Part, several: Mapping[str, Family], scratch: Family, measure: Measure
+) -> str:
+    """One column per budget: the value on the test split, and the lead over the frontier."""
     budgets = sorted({float(f) for one in several.values() for f in one.flops})
     columns = [f for i, f in enumerate(budgets) if i == 0 or f > budgets[i - 1] * 1.01]
     rows = []
@@ -129,9 +137,9 @@ def _lead_table(part: Part, several: Mapping[str, Family], scratch: Family) -> s
             leads(one, scratch), one.accuracies.mean(axis=0), strict=True
         ):
             near = min(columns, key=lambda f: abs(f - flops))
-            cells[near] = f"{accuracy:.1%} ({_points(lead)})"
+            cells[near] = f"{measure.shown(accuracy)} ({_lead(lead, measure)})"
         rows.append([name.removeprefix(part.word + " "), str(one.seeds), *cells.values()])
-    return _markdown(["accuracy (lead, points)", "n", *map(_flops, columns)], rows)
+    return _markdown([f"{measure.title} (lead, {measure.unit})", "n", *map(_flops, columns)], rows)
 
 
 def _share(estimate: Estimate) -> str:
@@ -141,11 +149,11 @@ def _share(estimate: Estimate) -> str:
     return f"**{estimate.value:.2f}** ({estimate.low:.2f} to {high})"
 
 
-def _points(lead: Estimate) -> str:
+def _lead(lead: Estimate, measure: Measure) -> str:
     if math.isnan(lead.value):
         return "outside the frontier"
-    reach = 100 * (lead.high - lead.value)
-    return f"{100 * lead.value:+.2f} ± {reach:.2f}" if math.isfinite(reach) else "one seed"
+    reach = lead.high - lead.value
+    return measure.ahead(lead.value, reach) if math.isfinite(reach) else "one seed"
 
 
 def _flops(count: float) -> str:
@@ -157,26 +165,38 @@ def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def _draw(shown: Mapping[Part, Mapping[str, Family]], scratch: Family, path: Path) -> None:
+def _draw(
+    shown: Mapping[Part, Mapping[str, Family]], scratch: Family, path: Path, measure: Measure
+) -> None:
     with rc_context({**STYLE, "svg.hashsalt": path.name}):
         figure = Figure(figsize=(5.6 * len(shown), 4.8), layout="constrained")
         panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
         for axes, (part, several) in zip(panels, shown.items(), strict=True):
-            _panel(axes, part, several, scratch)
-        panels[0].set_ylabel("test accuracy at the end of each training")
+            _panel(axes, part, several, scratch, measure)
+        panels[0].set_ylabel(f"{measure.title} at the end of each training")
         for kind in ("png", "svg"):
             plain = {"Date": None} if kind == "svg" else None
             figure.savefig(f"{path}.{kind}", dpi=150, facecolor="white", metadata=plain)
 
 
-def _panel(axes: Axes, part: Part, several: Mapping[str, Family], scratch: Family) -> None:
+def _panel(
+    axes: Axes, part: Part, several: Mapping[str, Family], scratch: Family, measure: Measure
+) -> None:
     axes.set_xscale("log", base=2)
     axes.grid(axis="y", color=FAINT, linewidth=0.8)
     axes.set_axisbelow(True)
     ink = inks([SCRATCH, *several])
-    _line(axes, scratch, "scratch, each budget its own training", ink[SCRATCH].colour, "o", 2.4)
+    _line(
+        axes,
+        measure,
+        scratch,
+        "scratch, each budget its own training",
+        ink[SCRATCH].colour,
+        "o",
+        2.4,
+    )
     for (name, one), marker in zip(several.items(), MARKERS, strict=False):
-        _line(axes, one, name.removeprefix(part.word + " "), ink[name].colour, marker, 1.8)
+        _line(axes, measure, one, name.removeprefix(part.word + " "), ink[name].colour, marker, 1.8)
     axes.set_title(part.title, loc="left", fontsize=11, fontweight="bold")
     axes.set_xlabel("training compute, forward + backward (FLOPs)")
     ticks = sorted({float(f) for one in (scratch, *several.values()) for f in one.flops})
@@ -184,12 +204,16 @@ def _panel(axes: Axes, part: Part, several: Mapping[str, Family], scratch: Famil
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(EngFormatter(places=1, sep=" "))
     axes.yaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.legend(frameon=False, loc="lower right", fontsize=9)
+    if measure.percent:
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    best = "lower right" if measure.sign > 0 else "upper right"
+    axes.legend(frameon=False, loc=best, fontsize=9)
 
 
-def _line(axes: Axes, one: Family, label: str, ink: str, marker: str, width: float) -> None:
-    means = one.accuracies.mean(axis=0)
+def _line(
+    axes: Axes, measure: Measure, one: Family, label: str, ink: str, marker: str, width: float
+) -> None:
+    means = measure.sign * one.accuracies.mean(axis=0)
     axes.plot(
         one.flops, means, marker=marker, color=ink, linewidth=width, markersize=5, label=label
     )

@@ -25,6 +25,7 @@ except ImportError as error:
 LEVEL = 0.95
 
 SPREAD = "Accuracy in %: mean ± 95 % interval over the seeds."
+LOSS = "test loss: mean cross-entropy in nats."
 FULL = "FLOPs: of training, forward + backward, all operations, a multiply-add counts 2."
 IN_ALL = "in all: with those behind the network that the arm was given."
 PAPERS = "papers': their convention, forward, convolutions only, one image per step."
@@ -55,6 +56,10 @@ class Estimate:
         if n == 0:
             return None
         return cls(n, mean(values), half_interval(stdev(values), n) if n > 1 else None)
+
+    def plain(self) -> str:
+        """`1.532 ± 0.011`: a value as it is."""
+        return f"{self.mean:.3f}" if self.half is None else f"{self.mean:.3f} ± {self.half:.3f}"
 
     def percent(self, *, sign: bool = False) -> str:
         """`71.3 ± 0.8`: a share in percent, or a difference of shares in points."""
@@ -100,6 +105,7 @@ class Row:
     n: int
     parameters: int
     test: Estimate | None
+    loss: Estimate | None
     validation: Estimate | None
     flops: float
     total: float
@@ -142,6 +148,7 @@ class Results:
                 len(several),
                 round(mean(r.parameters for r in several)),
                 Estimate.of([r.test_accuracy for r in several if r.test_accuracy is not None]),
+                Estimate.of([r.test_loss for r in several if r.test_loss is not None]),
                 Estimate.of([r.accuracy for r in several if not math.isnan(r.accuracy)]),
                 mean(r.flops for r in several),
                 mean(r.flops + self.given(arm, seed) for seed, r in results.items()),
@@ -180,6 +187,7 @@ class Results:
             _Column("seeds", lambda row: str(row.n)),
             _Column("parameters", lambda row: f"{row.parameters:,}"),
             _Column("test", lambda row: _percent(row.test), "", _any("test")),
+            _Column("test loss", lambda row: _nats(row.loss), LOSS, _any("loss")),
             _Column("validation", lambda row: _percent(row.validation)),
             _Column("printed", lambda row: _share(row.printed), printed, _any("printed")),
             _Column("FLOPs", lambda row: flops(row.flops), FULL),
@@ -241,6 +249,10 @@ def _convolves(rows: Sequence[Row]) -> bool:
 
 def _percent(estimate: Estimate | None) -> str:
     return "-" if estimate is None else estimate.percent()
+
+
+def _nats(estimate: Estimate | None) -> str:
+    return "-" if estimate is None else estimate.plain()
 
 
 def _share(value: float | None) -> str:

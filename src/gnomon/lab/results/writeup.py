@@ -113,7 +113,7 @@ class Page:
     def _parts(self, runs: Mapping[str, Mapping[int, Trace]], drawn: bool) -> Iterator[str]:
         about, results = self.experiment, Results.of(self.experiment, self.bench)
         yield f"# {about.name}\n\n{about.about}"
-        yield f"Source: {about.source}. Images: {about.data.name}."
+        yield f"Source: {about.source}. {about.data.about}."
         if drawn:
             yield f"![{about.about}]({self.slug}.png)"
         if any(results.runs.values()):

@@ -115,7 +115,7 @@ class Look:
         key = network, repr(moments), repr(arm.after), arm.recipe.optimizer
         if key not in self.simulated:
             model = network(self.task)
-            images = self.task.normalised(self.task.train.images[:EXAMPLES])
+            images = self.task.prepared(self.task.train.inputs[:EXAMPLES])
             grower = Grower(model, images, arm.recipe.optimizer_of(model.parameters()))
             if arm.schedule is not None:
                 Timeline(arm.schedule, after=arm.after).check(grower)
@@ -127,7 +127,7 @@ class Look:
 
 def _cost(network: Network, task: Task) -> float:
     batch = task.train[:EXAMPLES]
-    return step_flops(network(task), task.normalised(batch.images), batch.labels)
+    return step_flops(network(task), task.prepared(batch.inputs), batch.labels)
 
 
 def _size_at(found: Simulation, epoch: int, steps: int) -> int:

@@ -12,7 +12,6 @@ import torch
 
 from gnomon.lab.contest.bench import ContestBench
 from gnomon.lab.contest.contest import Contest, Entry
-from gnomon.lab.data import tasks
 from gnomon.lab.data.tasks import Task
 from gnomon.lab.errors import BadFolder
 from gnomon.lab.experiment import Arm, Experiment, Size
@@ -132,14 +131,7 @@ def runs_in(folder: Path, found: Found, size: Size) -> Runs:
 
 @functools.lru_cache(maxsize=4)  # of five seeds of CIFAR-10, 180 MB each, one is read again
 def _task(order: Order, seed: int) -> Task:
-    data = order.declared.data
-    task = tasks.load(
-        order.data or data.name,
-        seed=seed,
-        validation=data.validation,
-        pixel_mean=data.pixel_mean,
-    )
-    return replace(task, name=data.name)
+    return order.declared.data.task(order.data, seed)
 
 
 def check_folder(folder: Path, *, resume: bool) -> None:

@@ -30,9 +30,10 @@ from torch import nn
 from gnomon.adjustments import in_order
 from gnomon.checkpoint import save
 from gnomon.errors import BadCheckpoint, GrowthError
+from gnomon.lab.data.sources import Data
 from gnomon.lab.data.tasks import Task
 from gnomon.lab.errors import BadFolder, LabError
-from gnomon.lab.experiment import Arm, Begun, Budget, Data, Start, blocks_of, root
+from gnomon.lab.experiment import Arm, Begun, Budget, Start, blocks_of, root
 from gnomon.lab.running.board import Board
 from gnomon.lab.running.lock import alone
 from gnomon.lab.running.record import Json, Record, numbers, plain, read_json, signature
@@ -40,19 +41,23 @@ from gnomon.lab.training.compute import step_flops
 from gnomon.lab.training.machine import Machine
 from gnomon.lab.training.recipe import Recipe
 from gnomon.lab.training.starts import seeded
-from gnomon.lab.training.train import Measured, Round, Training, accuracy, regrown
+from gnomon.lab.training.train import Measured, Round, Training, regrown, score
 from gnomon.schedule import Timeline
 
 CONFIG, CHECKPOINT, RESULT = "config.json", "checkpoint.pt", "result.json"
-TESTED = "test_accuracy"
+TESTED, TEST_LOSS = "test_accuracy", "test_loss"
 Tell = Callable[[Round], None]
 
 
 @dataclass(frozen=True)
 class Result(Measured):
-    """The last measurement of a finished run, and its accuracy on the test split, if it looked."""
+    """The last measurement of a finished run, and what it did on the test split, if it looked.
+
+    test_loss: the mean cross-entropy in nats; runs of earlier versions lack it.
+    """
 
     test_accuracy: float | None = None
+    test_loss: float | None = None
 
 
 class Runs(Protocol):
@@ -138,8 +143,10 @@ def finished(place: Path) -> Result:
     """Read the result of a run back. Raises LabError if it is not complete."""
     try:
         content = json.loads((place / RESULT).read_text(encoding="utf-8"))
-        test = content.pop(TESTED, None)  # None: nobody looked
-        return Result(**numbers(content), test_accuracy=test)
+        tests = {
+            name: content.pop(name, None) for name in (TESTED, TEST_LOSS)
+        }  # None: nobody looked
+        return Result(**numbers(content), **tests)
     except FileNotFoundError:
         raise LabError(f"The run in '{place}' is not finished: go on with --resume.") from None
     except (ValueError, TypeError, AttributeError, OSError) as error:
@@ -239,12 +246,13 @@ class _Run:
 
     def _close(self, training: Training) -> Result:
         self._snapshot("final.safetensors", training)
-        test = None
+        test: dict[str, object] = {TESTED: None}
         if self.arm.tests:
-            test = accuracy(training.forward, self.task, self.task.test)
+            found = score(training.forward, self.task, self.task.test)
+            test = {TESTED: found.accuracy, TEST_LOSS: found.loss}
         last = [line for line in self.record.lines() if line["event"] == "epoch"][-1]
         del last["event"]
-        self.record.json(RESULT, last | {"test_accuracy": test})
+        self.record.json(RESULT, last | test)
         return finished(self.place)
 
 
@@ -253,7 +261,7 @@ def budget_flops(budget: Budget, task: Task, recipe: Recipe) -> int:
     batch = task.train[: min(recipe.batch, len(task.train))]
     with seeded(recipe.seed):
         network = budget.network(task)
-    step = step_flops(network, task.normalised(batch.images), batch.labels)
+    step = step_flops(network, task.prepared(batch.inputs), batch.labels)
     return round(budget.epochs * recipe.epoch(len(task.train)) * step)
 
 

@@ -23,7 +23,7 @@ from gnomon.evolution import (
     Tournament,
 )
 from gnomon.evolution.chance import number
-from gnomon.lab.data.tasks import Task
+from gnomon.lab.data.tasks import ImageTask
 from gnomon.lab.errors import LabError
 from gnomon.lab.search.spaces import SPACES, space_of
 from gnomon.lab.training.machine import Machine
@@ -104,7 +104,7 @@ class Asked:
         free = [name for name in here if name.startswith(FREE)]
         return sorted(name for name in here if name not in free and here[name] != there[name])
 
-    def searched(self, task: Task, pool: Pool | None = None) -> Evolution | Islands:
+    def searched(self, task: ImageTask, pool: Pool | None = None) -> Evolution | Islands:
         """The search at its start, on a pool's device. Raises GrowthError or LabError."""
         if self.islands == 1:
             return self.evolution(task, pool)
@@ -114,7 +114,7 @@ class Asked:
         made = [replace(alone, seed=seed).evolution(task, pool) for seed in seeds]
         return Islands(made, every=self.exchange)
 
-    def evolution(self, task: Task, pool: Pool | None = None) -> Evolution:
+    def evolution(self, task: ImageTask, pool: Pool | None = None) -> Evolution:
         """A population at its start. Raises GrowthError or LabError if none can be searched."""
         if self.batch > len(task.train):
             raise LabError(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from gnomon.evolution import Evolution, Islands, export
 from gnomon.evolution.ensemble import Hierarchical
-from gnomon.lab.data.tasks import Task, load
+from gnomon.lab.data.tasks import ImageTask, load
 from gnomon.lab.errors import BadFolder, LabError
 from gnomon.lab.search.asked import Asked
 from gnomon.lab.search.folder import CHECKPOINT, TOP, Folder
@@ -38,7 +38,7 @@ def ensemble(folder: Path) -> Hierarchical:
     return joined.eval()
 
 
-def _finished(folder: Folder) -> tuple[Asked, Evolution | Islands, Task]:
+def _finished(folder: Folder) -> tuple[Asked, Evolution | Islands, ImageTask]:
     asked = folder.asked()
     if folder.result() is None:
         raise LabError(f"The search in '{folder.path}' is not finished: go on with --resume.")
@@ -55,7 +55,7 @@ class Whole(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: nn.Module, task: Task) -> None:
+    def __init__(self, network: nn.Module, task: ImageTask) -> None:
         super().__init__()
         self.network = network
         self.register_buffer("mean", task.mean)
@@ -77,7 +77,7 @@ def export_file(what: str, folder: Path, target: Path) -> None:
     found = best(folder) if what == "best" else ensemble(folder)
     asked = Folder(folder).asked()
     task = load(asked.data, seed=asked.seed)
-    whole, images = Whole(found, task).eval(), task.validation.images[:2]
+    whole, images = Whole(found, task).eval(), task.validation.inputs[:2]
     batch = torch.export.Dim("batch", min=1)
     with torch.no_grad():
         program = torch.export.export(whole, (images,), dynamic_shapes={"images": {0: batch}})

@@ -23,7 +23,7 @@ def problem_of(task: Task, batch: int) -> Problem:
     def drawn(generator: torch.Generator) -> Batch:
         rows = torch.randint(len(task.train), (batch,), generator=generator, device="cpu")
         chosen = task.train[rows.to(task.train.labels.device)]
-        return task.normalised(chosen.images), chosen.labels
+        return task.prepared(chosen.inputs), chosen.labels
 
     return Problem(drawn, _batches(task, task.validation), loss=task.loss)
 
@@ -36,6 +36,6 @@ def on_test(problem: Problem, task: Task) -> Problem:
 def _batches(task: Task, split: Split) -> Callable[[], Iterator[Batch]]:
     def begin() -> Iterator[Batch]:
         for part in split.batches(EVALUATION_BATCH):
-            yield task.normalised(part.images), part.labels
+            yield task.prepared(part.inputs), part.labels
 
     return begin

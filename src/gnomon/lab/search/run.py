@@ -13,7 +13,7 @@ from torch import nn
 from gnomon.evolution import Evolution, Here, Islands, Member, Pool, Problem, Round, saving
 from gnomon.evolution.ensemble import Average, Hierarchical, fit, greedy, right_of
 from gnomon.evolution.population.member import size_of
-from gnomon.lab.data.tasks import Task, load
+from gnomon.lab.data.tasks import ImageTask, load
 from gnomon.lab.errors import BadFolder
 from gnomon.lab.running.record import Record, signature
 from gnomon.lab.search.asked import Asked
@@ -68,7 +68,7 @@ class _Going:
     asked: Asked
     folder: Folder
     searched: Evolution | Islands
-    task: Task
+    task: ImageTask
     problem: Problem
     record: Record | None
 
@@ -152,7 +152,7 @@ def check_same(folder: Folder, asked: Asked) -> None:
 
 
 def end(
-    asked: Asked, searched: Evolution | Islands, task: Task, problem: Problem, folder: Folder
+    asked: Asked, searched: Evolution | Islands, task: ImageTask, problem: Problem, folder: Folder
 ) -> dict[str, Any]:
     """Train the ensembles and measure everything on the test split, for the first time."""
     chosen = searched.selected()

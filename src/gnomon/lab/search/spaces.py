@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gnomon.evolution import AnyModel, Member, Space, StageNetwork, Stages
 from gnomon.evolution.population.sharing import owner
-from gnomon.lab.data.tasks import Task
+from gnomon.lab.data.tasks import ImageTask, Task
 from gnomon.lab.errors import LabError
 from gnomon.models import DigitsNet, ResNetCifar18
 
@@ -23,18 +23,23 @@ SMALL = 8  # pixels: images up to that side get stages half as wide
 EXAMPLES = 8
 
 
-def space_of(name: str, model: str | None, task: Task) -> Space:
+def space_of(name: str, model: str | None, task: ImageTask) -> Space:
     """The space of this name for these images. Raises LabError."""
     if name == "stages":
         return stages(task)
-    examples = task.normalised(task.train.images[:EXAMPLES]).cpu()
+    examples = task.prepared(task.train.inputs[:EXAMPLES]).cpu()
     build = _default(task) if model is None else UsersModel(model, task)
     return AnyModel(build, examples)
 
 
 def stages(task: Task) -> Stages:
     """As many stages, three at the most, as the image can be halved. Raises LabError."""
-    height, width = task.train.images.shape[2:]
+    if not isinstance(task, ImageTask):
+        raise LabError(
+            f"The space 'stages' cannot be used: its networks take images, and '{task.name}' has "
+            f"none."
+        )
+    height, width = task.train.inputs.shape[2:]
     if height != width or height % 2:
         raise LabError(
             f"The space 'stages' cannot be used: it takes square images of an even side, those of "
@@ -53,7 +58,7 @@ def stages(task: Task) -> Stages:
     )
 
 
-def _default(task: Task) -> Callable[[], nn.Module]:
+def _default(task: ImageTask) -> Callable[[], nn.Module]:
     """The small network of `gnomon demo`."""
     if task.channels == 1:
         return partial(DigitsNet, 4, classes=task.classes)
@@ -66,18 +71,18 @@ class UsersModel:
     Raises LabError.
     """
 
-    def __init__(self, where: str, task: Task) -> None:
+    def __init__(self, where: str, task: ImageTask) -> None:
         self._arguments = where, task
         self._function = _user_function(where)
 
     def __call__(self) -> nn.Module:
         return self._function(self._arguments[1])
 
-    def __reduce__(self) -> tuple[type[UsersModel], tuple[str, Task]]:
+    def __reduce__(self) -> tuple[type[UsersModel], tuple[str, ImageTask]]:
         return UsersModel, self._arguments
 
 
-def _user_function(where: str) -> Callable[[Task], nn.Module]:
+def _user_function(where: str) -> Callable[[ImageTask], nn.Module]:
     """FILE.py:FUNCTION. Raises LabError."""
     file, _, name = where.rpartition(":")
     path = Path(file)
@@ -92,7 +97,7 @@ def _user_function(where: str) -> Callable[[Task], nn.Module]:
     sys.modules[spec.name] = module  # dataclasses look their own module up
     try:
         spec.loader.exec_module(module)
-        function: Callable[[Task], nn.Module] = getattr(module, name)
+        function: Callable[[ImageTask], nn.Module] = getattr(module, name)
     except Exception as error:  # whatever a user's file raises when it is run
         raise LabError(
             f"The model '{where}' cannot be read: {type(error).__name__}: {error}."

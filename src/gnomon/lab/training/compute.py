@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from gnomon.lab.data.tasks import mean_loss
 from gnomon.lab.training.starts import gpus
 
 CONVOLUTIONS = ("convolution", "_convolution", "cudnn_convolution")
@@ -20,7 +21,7 @@ class Cost:
     """FLOPs of one training step; a multiply-add counts 2.
 
     full:   forward and backward, all operations, the whole batch: what training takes.
-    papers: the convention of the R2R papers' axes: forward, convolutions only, one image; added
+    papers: the convention of the R2R papers' axes: forward, convolutions only, one example; added
             once per step.
     """
 
@@ -34,25 +35,27 @@ class Cost:
         return Cost(self.full + other.full, self.papers + other.papers)
 
 
-def step_cost(model: nn.Module, images: Tensor, labels: Tensor) -> Cost:
+def step_cost(model: nn.Module, inputs: Tensor, labels: Tensor) -> Cost:
     """Return what one step takes in both conventions, counted on a copy of the model."""
-    return Cost(step_flops(model, images, labels), convolution_flops(model, images[:1]))
+    return Cost(step_flops(model, inputs, labels), convolution_flops(model, inputs[:1]))
 
 
-def step_flops(model: nn.Module, images: Tensor, labels: Tensor) -> int:
+def step_flops(model: nn.Module, inputs: Tensor, labels: Tensor) -> int:
     """Return the FLOPs of one step, forward and backward (a multiply-add counts 2), on a copy."""
     twin = copy.deepcopy(model).train()
-    with torch.random.fork_rng(gpus()), FlopCounterMode(display=False) as counter:
-        torch.autograd.backward(cross_entropy(twin(images), labels))
+    # attention in plain products: the counter does not know the fused kernel of the CPU
+    plain, drawing = sdpa_kernel(SDPBackend.MATH), torch.random.fork_rng(gpus())
+    with plain, drawing, FlopCounterMode(display=False) as counter:
+        torch.autograd.backward(mean_loss(twin(inputs), labels))
     return int(counter.get_total_flops())
 
 
-def convolution_flops(model: nn.Module, images: Tensor) -> int:
+def convolution_flops(model: nn.Module, inputs: Tensor) -> int:
     """Return the FLOPs of the convolutions of one forward pass in eval mode, on a copy."""
     twin = copy.deepcopy(model).eval()
     drawing = torch.random.fork_rng(gpus())
     with drawing, torch.no_grad(), FlopCounterMode(display=False) as counter:
-        twin(images)
+        twin(inputs)
     counts = counter.get_flop_counts()["Global"]
     return int(sum(n for op, n in counts.items() if _name(op) in CONVOLUTIONS))
 

@@ -243,8 +243,8 @@ class Training:
         share = self.recipe.share(self._share_done())
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * share
-        images = augmented(batch.images, self.order) if self.recipe.augment else batch.images
-        outputs = self.forward(self.task.normalised(images))
+        images = augmented(batch.inputs, self.order) if self.recipe.augment else batch.inputs
+        outputs = self.forward(self.task.prepared(images))
         loss = self.task.loss(outputs, batch.labels)
         self.fabric.backward(loss)
         self.stepper.step()
@@ -290,9 +290,10 @@ class Training:
         return step_cost(self.model, self._inputs(self.batch), labels)
 
     def _inputs(self, count: int) -> Tensor:
-        """The first training images, as the unwrapped model takes them."""
-        images = self.task.normalised(self.task.train.images[:count])
-        return images.to(next(self.model.parameters()).dtype)
+        """The first training inputs, as the unwrapped model takes them."""
+        inputs = self.task.prepared(self.task.train.inputs[:count])
+        dtype = next(self.model.parameters()).dtype
+        return inputs.to(dtype) if inputs.is_floating_point() else inputs
 
     @property
     def _gpu(self) -> torch.device | None:
@@ -314,14 +315,29 @@ def regrown(
     return history
 
 
+@dataclass(frozen=True)
+class Score:
+    """How right a model is: the share of labels it gets right, its mean loss in nats."""
+
+    accuracy: float
+    loss: float
+
+
 def accuracy(model: nn.Module, task: Task, split: Split) -> float:
-    """Return the share of a split that the model gets right in eval mode; its mode is kept."""
+    """Return the share of a split's labels that the model gets right in eval mode."""
+    return score(model, task, split).accuracy
+
+
+def score(model: nn.Module, task: Task, split: Split) -> Score:
+    """Evaluate a model on a split, in eval mode; its mode is kept."""
     device = next(model.parameters()).device
-    task, split, training, right = task.to(device), split.to(device), model.training, 0
+    task, split, training = task.to(device), split.to(device), model.training
+    right, loss = 0, torch.zeros((), dtype=torch.float64)
     model.eval()
     with torch.no_grad():
         for batch in split.batches(EVALUATION_BATCH):
-            guesses = model(task.normalised(batch.images)).argmax(dim=1)
-            right += int((guesses == batch.labels).sum())
+            outputs = model(task.prepared(batch.inputs))
+            right += int((outputs.argmax(dim=-1) == batch.labels).sum())
+            loss += task.loss(outputs, batch.labels).double().cpu() * batch.labels.numel()
     model.train(training)
-    return right / len(split)
+    return Score(right / split.labels.numel(), loss.item() / split.labels.numel())
