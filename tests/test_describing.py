@@ -176,3 +176,36 @@ def test_a_plan_for_other_settings_is_stale():
     with pytest.raises(gn.Stale, match=r"config.inner"):
         gn.Grower(other, x).grow(plan)
     assert shapes(other) == before
+
+
+class Attention(nn.Module):
+    """Heads and their width have the same shapes the other way round."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config, inside = config, config.heads * config.size
+        self.heads, self.size, self.inside = config.heads, config.size, inside
+        self.q, self.k, self.v = (nn.Linear(6, inside) for _ in range(3))
+        self.out = nn.Linear(inside, 6)
+        self.up, self.down = nn.Linear(6, config.inner), nn.Linear(config.inner, 6)
+
+    def forward(self, x):
+        shape = (*x.shape[:2], self.heads, self.size)
+        q, k, v = (f(x).view(shape).transpose(1, 2) for f in (self.q, self.k, self.v))
+        mixed = ((q @ k.mT * 0.5).softmax(-1) @ v).transpose(1, 2)
+        x = x + self.out(mixed.reshape(*x.shape[:2], self.inside))
+        return x + self.down(torch.tanh(self.up(x)))
+
+
+def test_settings_of_the_same_shapes_and_another_function_are_refused():
+    torch.manual_seed(0)
+    model = Attention(SimpleNamespace(heads=4, size=6, inner=4)).double()
+    x, before = torch.randn(2, 5, 6).double(), copy.deepcopy(model.state_dict())
+    grower = gn.Grower(model, x)
+    width = next(g.name for g in grower.groups if g.kind == "query-key dimension")
+    with pytest.raises(gn.Unsupported, match="the shapes are the same, the function is not"):
+        grower.grow(gn.Widen([width, "up"], by=1.5))
+    assert vars(model.config) == {"heads": 4, "size": 6, "inner": 4} and model.size == 6
+    assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
+    grower.grow(gn.Widen(width, by=1.5))
+    assert model.size == 9 and model.config.heads == 4

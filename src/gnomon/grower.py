@@ -18,6 +18,7 @@ from gnomon.adjustments.pace import follow
 from gnomon.algebra import prove_algebra
 from gnomon.axes import Axis
 from gnomon.calibration import calibrate, watch_of
+from gnomon.describing import check_described
 from gnomon.errors import Stale, Unsupported
 from gnomon.fast_path import check_fast_path
 from gnomon.fingerprint import fingerprint, structure
@@ -319,6 +320,7 @@ class Grower:
         repaired = repair(self.model, self._calls, prediction, surgery)
         confirm_scales(plan, prediction)
         plan = replace(plan, attributes=(*plan.attributes, *repaired))
+        check_described(self.model, plan)
         measured = measure_statistics(self.model, self._calls, statistics_of(plan))
         with torch.no_grad(), on_cpu():
             write_statistics(self.model, plan, measured)
