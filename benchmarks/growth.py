@@ -122,6 +122,7 @@ def once(case: str) -> dict[str, float]:
     return {
         "analysis": analysis,
         "growth": edits + surgery.drawing,
+        "planning": planning,
         "draws": surgery.drawing,
         "fresh_write": write,
         "ratio": edits / write,
