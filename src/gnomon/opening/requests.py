@@ -49,7 +49,8 @@ def widened(text: str, rule: Rule) -> Widen:
 def deepened(text: str, rule: str, model: nn.Module) -> list[Deepen | Repeat]:
     """`PATTERN:+2` behind each module that a path or glob names; of a container, its last.
 
-    rule: its name. Where layers begin by R2R, a block of a stack is repeated; elsewhere new layers go behind the module.
+    rule: its name. Where layers begin by R2R, a block of a stack is repeated; elsewhere new layers
+    go behind the module.
     Raises ValueError, or NoSuchGroup for a pattern that matches nothing.
     """
     pattern, colon, amount = text.rpartition(":")
