@@ -22,7 +22,7 @@ errors, axes, draw -> decompose, embedding -> rules -> ops -> tape, snapshot -> 
 -> residual_stream -> residual_branches -> copying, numbering
 -> making, templates -> splitting -> replacing, branching, folding -> additions -> calibration
 -> prediction -> repair, coupling, regrouping -> trial -> ties -> morphs -> algebra, receipt
--> adjustments, passes -> grower
+-> adjustments, passes -> growth -> grower
 -> checkpoint, share, schedule -> opening -> simulation -> models -> callbacks, evolution
 -> lab -> report -> cli -> __main__
 """
