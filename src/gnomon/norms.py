@@ -137,7 +137,8 @@ class _Reader:
             gain = None
         if gain is not None and plain is not None and plain.name == gain.name:
             gain = None
-        name, out = plain.name if plain else None, self._made(op, 0)
+        name = plain.name if plain else None
+        out: Value | None = self._made(op, 0)
         if weight is None and bias is None:  # what is multiplied and added by hand
             gain, name, behind, more = self._gain(self._made(op, 0))
             out, ops = behind, more if gain is not None else []
