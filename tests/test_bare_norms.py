@@ -179,6 +179,33 @@ class Joined(streams.Language):
         return self.head(torch.cat([self.norm(x), x], -1))
 
 
+class Addend(streams.Language):
+    """What the norm gives is added in a product, not multiplied."""
+
+    def __init__(self, norm):
+        super().__init__(norm)
+        self.mix = nn.Parameter(torch.zeros(12, 12))
+
+    def forward(self, tokens):
+        x = self.blocks(self.words(tokens) + self.positions).flatten(0, 1)
+        return self.head(torch.addmm(self.norm(x), self.mix, x))
+
+
+class Picked(streams.Language):
+    """The head reads some positions."""
+
+    def forward(self, tokens):
+        x = self.norm(self.blocks(self.words(tokens) + self.positions))
+        return self.head(x[torch.arange(3), torch.tensor([0, 2, 1])])
+
+
+def test_a_head_may_read_some_positions():
+    old = made(lambda: Picked(rms))
+    new = copy.deepcopy(old)
+    grow(new)
+    assert moved(old, new) <= 1e-12
+
+
 REFUSED = {
     "post-norm": (lambda: streams.Language(rms, post=True), "add uses what it gives"),
     "tied": (lambda: streams.Language(rms, tied=True), "embedding uses 'words.weight' too"),
@@ -186,6 +213,7 @@ REFUSED = {
     "a number": (lambda: streams.Language(Halved), "mul uses what it gives"),
     "computed": (lambda: streams.Language(Modulated), "something is multiplied"),
     "bias": (lambda: streams.Language(OnlyBias), "something is multiplied with or added"),
+    "addend": (lambda: Addend(rms), "addmm uses what it gives"),
     "joined": (lambda: Joined(rms), "cat uses what it gives"),
 }
 

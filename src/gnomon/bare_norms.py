@@ -23,7 +23,7 @@ from gnomon.norms import Norm
 from gnomon.ops.context import Context, Op
 from gnomon.tape import Recording
 
-MOVES = (
+_MOVES = (
     *("view", "_unsafe_view", "slice", "select", "index", "index_select", "transpose", "permute"),
     *("unsqueeze", "squeeze", "expand", "as_strided_", "_reshape_alias", "t", "unbind", "split"),
     *("split_with_sizes", "chunk", "flip", "roll"),
@@ -83,7 +83,7 @@ class _Walk:
             name = self._weight(op, value)
             if name is not None:
                 yield op, name
-            elif op.name in MOVES and len(op.tensors()) == 1:
+            elif op.name in _MOVES and self.flow.source(op, op.args[0]) == value:
                 for i in range(len(op.outputs)):
                     yield from self.readers(norm, self.flow.made(op, i))
             else:
