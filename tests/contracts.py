@@ -32,7 +32,7 @@ class Method:
 
 # Zero writers need an activation with f(0) = 0 and a slope there.
 _LIVE_AT_ZERO = ("mlp conv_flatten_linear normed_mlp called_twice layer_scale bag_of_words").split()
-_STREAMS = ("pre_norm", "gemma", "tied_stream")
+_STREAMS = ("pre_norm", "gemma", "tied_stream", "bare_norms")
 _FEW = (
     "mlp resnet densenet conv_flatten_linear resnext instancenorm unet weight_normed called_twice "
     "einsum attention splits experts_loop experts_stacked experts_picked"

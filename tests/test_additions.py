@@ -18,7 +18,7 @@ class Accident(Exception):
 
 
 PLACES = {
-    "gnomon.grower": "add_modules check_runs calibrate accept".split(),
+    "gnomon.growth": "add_modules check_runs calibrate accept".split(),
     "gnomon.additions": "make start put _follow copied_module renumber".split(),
     "gnomon.insertion": "names renamed".split(),
     "gnomon.param_groups": "join rename _add".split(),

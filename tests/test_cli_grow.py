@@ -96,6 +96,19 @@ def test_a_block_of_a_stack_is_repeated_and_opens_again(monkeypatch, capsys):
     assert all(slope > 0 for slope in slopes.values())
 
 
+def test_a_language_model_grows_in_all_its_widths_and_in_depth(monkeypatch, capsys):
+    model = f"{FACTORIES}:language"
+    words = ["--widen", "*=1.5", "--deepen", "blocks.1:+1", "--rule", "netmorph-writers", "-y"]
+    code, said, err = command(monkeypatch, capsys, "grow", model, *words, "-o", "big")
+    assert (code, err) == (0, "")
+    assert "NetMorph(zero='writers')" in said and "plan: Repeat('blocks.1')" in said
+    weights = Path("big/model.safetensors")
+    found = opened(source(model, weights=weights))
+    assert found.model.characters.embedding_dim == 24 and len(found.model.blocks) == 3
+    change = (outputs(model, weights=weights) - outputs(model)).abs().max()
+    assert change <= 1e-5 * outputs(model).abs().max()
+
+
 def test_the_last_block_of_a_stack_is_repeated_and_each_of_a_glob(monkeypatch, capsys):
     for pattern, count, indices in (("blocks", 2, 5), ("blocks.*", 1, 6), ("first", 1, 3)):
         words = ["--deepen", f"{pattern}:+{count}", "-o", f"{pattern[:6]}{indices}.safetensors"]
@@ -146,7 +159,6 @@ WRONG = [
     (["--widen", "0", "-o", "o"], 2, "PATTERN=1.5"),
     (["--widen", "0=0.5", "-o", "o"], 2, "above 1"),
     (["--deepen", "0", "-o", "o"], 2, "PATTERN:+COUNT"),
-    (["--deepen", "0:+1", "--rule", "hybrid", "-o", "o"], 2, "Deepen takes"),
     (["--widen", "0=2", "--rule", "magic", "-o", "o"], 2, "r2r, net2net"),
     (["--widen", "nowhere.*=2", "-o", "o"], 1, "matches 'nowhere.*'"),
     (["--deepen", "nowhere:+2", "-o", "o"], 1, "no module matches 'nowhere'"),

@@ -160,7 +160,7 @@ def test_a_refused_growth_leaves_the_settings(monkeypatch):
     def fail(*args, **kwargs):
         raise gn.NotProved("no")
 
-    monkeypatch.setattr("gnomon.grower.accept", fail)
+    monkeypatch.setattr("gnomon.growth.accept", fail)
     with pytest.raises(gn.NotProved):
         grower.grow(gn.Widen("blocks.*up", add=4))
     assert model.config is theirs and theirs.inner == 10

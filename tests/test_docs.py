@@ -7,7 +7,7 @@ import torch
 from torch import library, nn
 
 import gnomon as gn
-from gnomon.models import ResNetCifar10
+from gnomon.models import CharGPT, ResNetCifar10
 
 ROOT = Path(__file__).parent.parent
 
@@ -46,6 +46,15 @@ def test_the_lines_of_the_readme_run_as_written(tmp_path, monkeypatch):
     names["optimizer"] = torch.optim.AdamW(model.parameters())
     exec(code_blocks("README.md")[0], names)
     assert torch.equal(names["model"](x), model(x)) and model.layer3.out_features == 9
+
+
+def test_the_language_model_of_the_readme_grows_as_written():
+    model, tokens = CharGPT(20, width=16, block=12), torch.randint(20, (3, 12))
+    before = model(tokens).detach()
+    exec(code_blocks("README.md")[1], {"gn": gn, "language_model": model, "tokens": tokens})
+    assert model.characters.embedding_dim == 24 and len(model.blocks) == 4
+    assert model.blocks[0].attention.queries.out_features == 24
+    assert float((model(tokens).detach() - before).abs().max()) < 1e-5
 
 
 def test_the_plan_that_the_readme_shows_is_the_one_that_is_made():

@@ -10,7 +10,7 @@ from torch.optim import lr_scheduler
 
 import gnomon as gn
 from descent import RATE, batch, learn, trained
-from gnomon import additions, insertion, param_groups
+from gnomon import additions, growth, insertion, param_groups
 from untouched import everything
 
 GATE = gn.Factor("2", mid=8, activation=nn.Sigmoid())
@@ -184,7 +184,7 @@ def test_an_accident_at_any_stage_leaves_everything_bit_for_bit(name, stage, lat
     grower = gn.Grower(model, batch()[0], optimizer)
     plan = grower.plan(FORMS["norm"])
     owner, attribute = STAGES[stage]
-    owner = gn.grower if owner is None else owner
+    owner = growth if owner is None else owner
     mapping = isinstance(owner, dict)
     real = owner[attribute] if mapping else getattr(owner, attribute)
     calls = []

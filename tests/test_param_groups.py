@@ -6,6 +6,7 @@ from torch import nn
 
 import gnomon as gn
 from descent import OPTIMIZERS, RATE, batch, learn, trained
+from gnomon import growth
 from toys import TOYS
 from untouched import everything, refused
 
@@ -157,14 +158,14 @@ def test_undo_restores_every_group_and_name(at, monkeypatch):
     names = [list(g["param_names"]) for g in optimizer.param_groups]
     held = [[id(p) for p in g["params"]] for g in optimizer.param_groups]
     calls = []
-    original = getattr(gn.grower, at, None) or getattr(gn.verify, at)
+    original = getattr(growth, at, None) or getattr(gn.verify, at)
 
     def second(*args, **kwargs):
         calls.append(1)
         return fails() if at != "answers" or len(calls) == 2 else original(*args, **kwargs)
 
-    places = {"answers": ["gnomon.grower.answers", "gnomon.verify.answers"]}
-    for place in places.get(at, [f"gnomon.grower.{at}"]):
+    places = {"answers": ["gnomon.growth.answers", "gnomon.verify.answers"]}
+    for place in places.get(at, [f"gnomon.growth.{at}"]):
         monkeypatch.setattr(place, second)
     before = everything(model, optimizer)
     with refused(gn.NotProved, of=model, optimizer=optimizer):

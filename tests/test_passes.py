@@ -8,7 +8,9 @@ from torch import nn
 
 import gnomon as gn
 from gnomon import grower as growing
+from gnomon import growth
 from gnomon.groups import analyse
+from gnomon.growth import Growth
 from gnomon.models import DigitsNet
 from gnomon.statistics import Watch
 from gnomon.tape import record
@@ -94,9 +96,9 @@ def test_what_is_handed_on_is_what_would_be_measured_anew(row, dtype, monkeypatc
             handed.append("answers")
         return kept
 
-    before = gn.Grower._before
+    before = Growth.before
     monkeypatch.setattr(growing, "analyse", checked_analyse)
-    monkeypatch.setattr(gn.Grower, "_before", checked_before)
+    monkeypatch.setattr(Growth, "before", checked_before)
     model, x, optimizer = network(DTYPES[dtype])
     with (grower := gn.Grower(model, x, optimizer)).moment():
         for morph in ROWS[row]:
@@ -176,7 +178,7 @@ def test_a_growth_that_fails_within_a_moment_is_undone_and_the_next_one_works(mo
         with pytest.raises(gn.NoSuchGroup):
             grower.grow(gn.Widen("nowhere", by=2))
         with monkeypatch.context() as patch, pytest.raises(gn.NotProved):
-            patch.setattr(growing, "accept", fails)
+            patch.setattr(growth, "accept", fails)
             grower.grow(gn.Deepen("stage1"))
         assert everything(model, optimizer) == before
         assert grower.grow(gn.Deepen("stage1")).preserves

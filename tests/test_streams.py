@@ -209,16 +209,11 @@ class Scaled(nn.Module):
         return self.scale * x
 
 
-def plain_norm(width):
-    return nn.LayerNorm(width, elementwise_affine=False)
-
-
 REFUSED = {
     "post-norm": (lambda: streams.Language(nn.LayerNorm, post=True), X, "does not keep channels"),
     "eps in the code": (lambda: streams.Language(LiteralEps), X, "stands in the code"),
     "gain in use": (lambda: streams.Language(SharedGain), X, "uses 'blocks.0.norm1.weight' too"),
     "not a norm": (lambda: streams.Language(Peeking), X, "Net2Net"),
-    "no gain": (lambda: streams.Language(plain_norm), X, "no gain of its own"),
     "depthwise": (
         lambda: streams.Images(nn.Conv2d(6, 6, 3, padding=1, groups=6)),
         IMAGES,

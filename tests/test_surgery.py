@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import gnomon as gn
-import gnomon.grower
+import gnomon.growth
 import gnomon.surgery
 from contracts import tensors
 
@@ -87,13 +87,13 @@ PLACES = [
     *[("gnomon.surgery.carried_state", call) for call in (1, 3)],
     *[("gnomon.surgery.carried", call) for call in (1, 4)],
     *[("gnomon.surgery.set_attribute", call) for call in (1, 2, 3)],
-    ("gnomon.grower.repair", 1),
+    ("gnomon.growth.repair", 1),
     ("gnomon.repair.set_attribute", 1),
-    ("gnomon.grower.measure_statistics", 1),
-    ("gnomon.grower.write_statistics", 1),
-    ("gnomon.grower.prove_algebra", 1),
+    ("gnomon.growth.measure_statistics", 1),
+    ("gnomon.growth.write_statistics", 1),
+    ("gnomon.growth.prove_algebra", 1),
     ("gnomon.verify.answers", 1),
-    ("gnomon.grower.accept", 1),
+    ("gnomon.growth.accept", 1),
 ]
 
 
@@ -122,7 +122,7 @@ def test_an_interrupt_is_undone_too(monkeypatch):
     def interrupted(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("gnomon.grower.prove_algebra", interrupted)
+    monkeypatch.setattr("gnomon.growth.prove_algebra", interrupted)
     with pytest.raises(KeyboardInterrupt):
         grower.grow(gn.Widen("conv", by=2))
     assert_same(before, snapshot(model, optimizer))

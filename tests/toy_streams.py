@@ -49,6 +49,25 @@ class ByVariance(Centred):
         return y * self.weight + self.bias
 
 
+class Bare(nn.Module):
+    """LayerNorm as a function, without gain and bias."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.eps = 1e-3
+
+    def forward(self, x):
+        return F.layer_norm(x, x.shape[-1:], eps=self.eps)
+
+
+class BareSquares(Bare):
+    """RMSNorm written out, in float32 at least."""
+
+    def forward(self, x):
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)).to(x.dtype)
+
+
 class Block(nn.Module):
     """Attention of two heads of three, whose width is its own, and an MLP."""
 

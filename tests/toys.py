@@ -139,6 +139,7 @@ TOYS: dict[str, Toy] = {
     "pre_norm": Toy(lambda: streams.Language(nn.LayerNorm), streams.words),
     "gemma": Toy(lambda: streams.Language(streams.OnePlusGain), streams.words),
     "tied_stream": Toy(lambda: streams.Language(streams.RootMeanSquare, tied=True), streams.words),
+    "bare_norms": Toy(lambda: streams.Language(streams.BareSquares), streams.words),
     "two_inputs": Toy(vectors.TwoInputs, lambda draw: (vector(draw), noise(5, 2)(draw))),
     "two_paths": Toy(
         vectors.TwoPaths,

@@ -6,55 +6,34 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from gnomon.additions import Added, add_modules, check_runs
+from gnomon.additions import Added
 from gnomon.adjustments.pace import follow
-from gnomon.algebra import prove_algebra
-from gnomon.axes import Axis
-from gnomon.calibration import calibrate, watch_of
-from gnomon.describing import check_described
 from gnomon.errors import Stale, Unsupported
-from gnomon.fast_path import check_fast_path
 from gnomon.fingerprint import fingerprint, structure
 from gnomon.groups import Analysis, Group, analyse, table
+from gnomon.growth import Growth, on_cpu
 from gnomon.making import Tried
 from gnomon.morphs.subject import Subject
 from gnomon.ops.context import OpRule
 from gnomon.optimizers import check_optimizers
 from gnomon.passes import Found, Passes, marks
 from gnomon.plan import Plan
-from gnomon.prediction import Prediction
 from gnomon.receipt import Receipt, Seconds
-from gnomon.repair import confirm_scales, repair
-from gnomon.silence import moved_eps
 from gnomon.spreads import with_measured_spreads
-from gnomon.statistics import Watch, measure_statistics, statistics_of, write_statistics
 from gnomon.surgery import (
     Surgery,
     held_parameters,
-    operate,
     refuse_live_graph,
     undone_on_error,
 )
 from gnomon.tape import Call, Recording, calls_of, owned_tensors, wants_fake
 from gnomon.ties import Ties, refuse, tied_in_code
-from gnomon.verify import (
-    Answers,
-    Before,
-    Proof,
-    accept,
-    answers,
-    check_comparable,
-    halves,
-    training_outputs,
-    varied,
-)
 from gnomon.wrapped import refuse_student, refuse_wrapped
 
 logger = logging.getLogger("gnomon")
@@ -196,13 +175,14 @@ class Grower:
         plan = with_measured_spreads(plan, self.model)
         refuse_live_graph(plan, held)
         self.complete &= self._structure == self._known
-        before = self._before(plan, analysis, found) if proof == "full" else None
+        growth = Growth(self.model, self._calls, self._ops, self._optimizers, self._moments > 0)
+        before = growth.before(plan, analysis, found) if proof == "full" else None
         surgery, old = Surgery(), set(self.model.parameters())
         with undone_on_error(surgery):
             with on_cpu():
-                added, analysis, passes = self._operate(plan, analysis, surgery, tried)
-            applied, passes = self._repaired(plan, analysis, surgery, passes)
-            shown, after = self._prove(applied, surgery, before, passes)
+                added, analysis, passes = growth.operate(plan, analysis, surgery, tried)
+            applied, passes = growth.repaired(plan, analysis, surgery, passes)
+            shown, after = growth.prove(applied, surgery, before, passes)
             for optimizer in self._optimizers:
                 surgery.on_undo(follow(optimizer, self.model, plan))
         done = time.perf_counter()
@@ -248,42 +228,6 @@ class Grower:
         subject = Subject(self.model, analysis, self._calls, self._ops, fresh=True, tried=tried)
         return self._plan(what, seed, subject), tried
 
-    def _operate(
-        self, plan: Plan, analysis: Analysis, surgery: Surgery, tried: Tried
-    ) -> tuple[Added, Analysis, Passes | None]:
-        """Put modules in and edit tensors.
-
-        Returns the analysis that the edits were planned for with the modules in it, and passes of
-        the model as it is, if some were made.
-        """
-        passes = None
-        added = add_modules(self.model, plan, self._optimizers, surgery, tried)
-        fits = not plan.edits or bool(leaf_sizes(plan, analysis))
-        if added.modules and fits:
-            passes = self._settle(analysis, added)
-        if plan.edits or plan.attributes:
-            passes = None
-        if added.modules and fits and plan.edits:
-            analysis = analyse(self.model, self._calls, self._ops)
-        operate(self.model, plan, self._optimizers, surgery)
-        if added.modules and not fits:  # what was added belongs to what the edits make
-            passes = self._settle(analysis, added)
-        return added, analysis, passes
-
-    def _settle(self, analysis: Analysis, added: Added) -> Passes | None:
-        """See that new modules run where they were put, and give their norms statistics."""
-        watch = None if analysis.fake else watch_of(self.model, added)
-        see = None if watch is None else watch.look
-        trained = check_runs(self.model, self._calls, analysis, added, training=True, on_op=see)
-        calibrate(self.model, self._calls, added, watch)
-        evaluated = check_runs(self.model, self._calls, analysis, added, training=False)
-        if watch is None:
-            return None
-        if not self._moments:  # nobody will ask for their operations
-            return Passes([replace(run, ops=[], visits=[]) for run in evaluated], None)
-        set_by_batch = any(edit.start == "identity" for _, edit, _ in added.modules)
-        return Passes(evaluated, trained if watch.apart and not set_by_batch else None)
-
     def _check(self, plan: Plan, analysis: Analysis) -> None:
         if plan.fingerprint != fingerprint(structure(self.model), analysis):
             raise Stale(
@@ -296,67 +240,6 @@ class Grower:
                 "(model.to_empty(device=...) and load its weights first)"
             )
 
-    def _before(self, plan: Plan, analysis: Analysis, found: Found | None) -> Before:
-        old = None if found is None else found.answers
-        if old is None:
-            evaluated = () if analysis.fake else analysis.recordings[::2]
-            old = answers(self.model, varied(self._calls), evaluated)
-        check_comparable(old)
-        expected = plan.claim == "expectation"
-        return Before(old, training_outputs(self.model, halves(self._calls)) if expected else [])
-
-    def _repaired(
-        self, plan: Plan, analysis: Analysis, surgery: Surgery, passes: Passes | None
-    ) -> tuple[Plan, Passes | None]:
-        """See that the code runs as predicted, repair it, and set statistics of new channels."""
-        sizes = leaf_sizes(plan, analysis)
-        if not sizes:
-            return plan, passes
-        prediction = Prediction(analysis, sizes, moved=moved_eps(analysis, plan.attributes))
-        passes = self._predicted(plan, prediction)
-        if passes is not None:
-            confirm_scales(plan, prediction)
-            return plan, passes
-        repaired = repair(self.model, self._calls, prediction, surgery)
-        confirm_scales(plan, prediction)
-        plan = replace(plan, attributes=(*plan.attributes, *repaired))
-        check_described(self.model, plan)
-        measured = measure_statistics(self.model, self._calls, statistics_of(plan))
-        with torch.no_grad(), on_cpu():
-            write_statistics(self.model, plan, measured)
-        return plan, None
-
-    def _predicted(self, plan: Plan, prediction: Prediction) -> Passes | None:
-        """The passes if they need no repair, with statistics set between the two modes."""
-        if prediction.analysis.fake:
-            return None
-        watch, keep = Watch(self.model, statistics_of(plan)), self._moments > 0
-        trained = prediction.runs(
-            self.model, self._calls, training=True, keep=keep, on_op=watch.look if watch else None
-        )
-        if trained is None:
-            return None
-        with torch.no_grad(), on_cpu():
-            write_statistics(self.model, plan, watch.measured())
-        evaluated = prediction.runs(self.model, self._calls, training=False, keep=keep)
-        if evaluated is None:
-            return None
-        return Passes(evaluated, trained if watch.apart and keep else None)
-
-    def _prove(
-        self, plan: Plan, surgery: Surgery, before: Before | None, passes: Passes | None
-    ) -> tuple[Proof, Answers | None]:
-        with torch.no_grad(), on_cpu():
-            prove_algebra(self.model, plan, surgery)
-        if plan.modules:
-            check_fast_path(self.model, self._calls)
-        if before is None:
-            return Proof(float("nan"), None, None), None
-        evaluated = () if passes is None else passes.evaluated
-        shown, after = before.compared(self.model, self._calls, plan, evaluated)
-        accept(shown, plan)
-        return shown, after
-
     def __str__(self) -> str:
         return table(self.model, self.analysis)
 
@@ -366,22 +249,10 @@ def _check_seed(seed: object) -> None:
         raise ValueError(f"seed must be a whole number, not {seed!r}")
 
 
-def on_cpu() -> contextlib.AbstractContextManager[object]:
-    """New tensors are made on the CPU, whatever the default device is (entering it costs time)."""
-    usual = torch.get_default_device().type == "cpu"
-    return contextlib.nullcontext() if usual else torch.device("cpu")
-
-
 def _put_in(added: Added) -> dict[nn.Parameter, None]:
     """The parameters of new modules; what a fold moves is not new."""
     several = (m for m, edit, _ in added.modules if edit.start != "folded")
     return dict.fromkeys(p for module in several for p in module.parameters())
-
-
-def leaf_sizes(plan: Plan, analysis: Analysis) -> dict[Axis, int]:
-    """The new size of each axis that a plan grows."""
-    leaf = {g.name: g.leaf for g in analysis.groups}
-    return {leaf[name]: size for name, size in plan.sizes.items() if name in leaf}
 
 
 def _as_tuple(optimizer: Optimizer | Iterable[Optimizer] | None) -> tuple[Optimizer, ...]:

@@ -65,6 +65,7 @@ class Norm:
     last:  the operation that gives the normalised channels, the gain not yet in it unless it is
            the only one.
     ops:   all operations that it is made of, those of gain and bias too.
+    gain:  None if it has none, or if what it is multiplied by is not known; then `out` is None too.
     out:   what it gives, with gain and bias; None if it is multiplied by a gain more than once.
     """
 
@@ -136,6 +137,13 @@ class _Reader:
             gain = None
         if gain is not None and plain is not None and plain.name == gain.name:
             gain = None
+        name = plain.name if plain else None
+        out: Value | None = self._made(op, 0)
+        if weight is None and bias is None:  # what is multiplied and added by hand
+            gain, name, behind, more = self._gain(self._made(op, 0))
+            out, ops = behind, more if gain is not None else []
+        elif gain is None:
+            out = None
         eps = None if given is None else self._eps(op, float(given))
         return Norm(
             "layer" if is_layer else "rms",
@@ -145,9 +153,9 @@ class _Reader:
             (op, *ops),
             eps,
             gain,
-            plain.name if plain else None,
+            name,
             self._where(op),
-            self._made(op, 0),
+            out,
         )
 
     def _made(self, op: Op, number: int) -> Value:

@@ -13,7 +13,8 @@ from torch.nn.utils import parametrize
 from gnomon.embedding import Embedding
 from gnomon.errors import CannotPreserve, GrowthError, Unsupported
 from gnomon.fill import in_format_of
-from gnomon.grower import Grower, Morph, on_cpu
+from gnomon.grower import Grower, Morph
+from gnomon.growth import on_cpu
 from gnomon.ops.context import OpRule
 from gnomon.plan import Plan
 from gnomon.rules import Net2Net

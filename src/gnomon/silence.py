@@ -6,7 +6,8 @@ gain takes that back:
 
     gain' = gain * sqrt(C/C')        eps' = eps * C/C'        bias' = [bias, 0]
 
-A gain of (offset + slope * w) becomes so by  w' = w * s + (s - 1) * offset / slope,  s the root.
+A gain of (offset + slope * w) becomes so by  w' = w * s + (s - 1) * offset / slope,  s the root. A
+norm without a gain leaves it to the weights that read it (`gnomon.bare_norms`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from gnomon.axes import Axis, leaves
+from gnomon.bare_norms import reader_scales
 from gnomon.edit import AttributeEdit
 from gnomon.embedding import Embedding
 from gnomon.errors import CannotPreserve
@@ -112,7 +114,7 @@ def _check_whole(analysis: Analysis, group: Group, norms: list[list[Norm]]) -> N
 
 @dataclass(frozen=True)
 class Rescaled:
-    """What norms over more channels need: (scale, shift) per gain, and other eps."""
+    """What norms over more channels need: (scale, shift) per gain or reader, and other eps."""
 
     gains: Mapping[str, tuple[float, float]]
     attributes: tuple[AttributeEdit, ...]
@@ -125,21 +127,22 @@ def rescaled(analysis: Analysis, quiet: set[Axis], size: Callable[[Axis], int]) 
     """
     gains: dict[str, tuple[float, float]] = {}
     attributes: dict[tuple[str, str], AttributeEdit] = {}
+    bare: dict[Norm, float] = {}
     for norm in _norms_over(analysis, quiet):
-        if norm.gain is None:
-            raise CannotPreserve(
-                f"the norm in '{norm.where}' has no gain of its own that could make up for the "
-                f"channels that carry nothing; {_OTHER}"
-            )
         q = math.prod(a.size for a in norm.axes) / math.prod(size(a) for a in norm.axes)
         scale = math.sqrt(q)
-        change = scale, (scale - 1.0) * norm.gain.offset / norm.gain.slope
-        if gains.setdefault(norm.gain.name, change) != change:
-            raise CannotPreserve(f"norms over other channels share the gain '{norm.gain.name}'")
+        if norm.gain is None:
+            bare[norm] = scale
+        else:
+            change = scale, (scale - 1.0) * norm.gain.offset / norm.gain.slope
+            if gains.setdefault(norm.gain.name, change) != change:
+                raise CannotPreserve(f"norms over other channels share the gain '{norm.gain.name}'")
         edit = None if norm.eps is None else _smaller(norm.eps, q, norm.where)
         if edit is not None and attributes.setdefault((edit.path, edit.name), edit) != edit:
             raise CannotPreserve(f"norms over other channels share '{edit.path}.{edit.name}'")
     gains_alone(analysis, quiet, gains)
+    readers = reader_scales(analysis.context, analysis.recordings, bare, quiet) if bare else {}
+    gains |= {name: (scale, 0.0) for name, scale in readers.items()}
     return Rescaled(gains, tuple(attributes.values()))
 
 

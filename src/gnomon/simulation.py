@@ -12,7 +12,8 @@ from torch import Tensor
 from gnomon.additions import build_for_load, put
 from gnomon.flops import grown_flops
 from gnomon.groups import Analysis, analyse
-from gnomon.grower import Grower, leaf_sizes
+from gnomon.grower import Grower
+from gnomon.growth import leaf_sizes
 from gnomon.morphs.subject import Subject
 from gnomon.plan import Plan
 from gnomon.prediction import Prediction

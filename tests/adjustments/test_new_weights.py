@@ -195,7 +195,7 @@ def test_a_growth_that_is_undone_leaves_the_entries_as_they_were(monkeypatch):
     grown(model, optimizer, gn.NewWeights(0.5))
     course, grower = Pace.on(optimizer).course, gn.Grower(model, torch.randn(4, 3).double())
     grower._optimizers = (optimizer,)
-    monkeypatch.setattr("gnomon.grower.accept", lambda *a: (_ for _ in ()).throw(gn.NotProved("")))
+    monkeypatch.setattr("gnomon.growth.accept", lambda *a: (_ for _ in ()).throw(gn.NotProved("")))
     with pytest.raises(gn.NotProved):
         grower.grow(WIDER)
     assert Pace.on(optimizer).course is course

@@ -25,7 +25,7 @@ from tensorboard.summary.writer.event_file_writer import RecordWriter
 from tiny_brightness import brightness_task
 from tiny_runs import CPU, RECIPE, dropout_net, two_growths
 
-import gnomon.grower
+import gnomon.growth
 from gnomon import checkpoint
 from gnomon.lab.data import tasks
 from gnomon.lab.data.sources import Images
@@ -113,8 +113,8 @@ POINTS: dict[str, tuple[Any, str, Callable[..., Callable[..., Any]]]] = {
     "in a line": (Record, "write", half_a_line),
     "behind a line": (Record, "write", behind),
     "in a snapshot": (checkpoint, "save_file", half_a_file),
-    "before the weights grow": (gnomon.grower, "operate", before),
-    "behind the weights grew": (gnomon.grower, "operate", behind),
+    "before the weights grow": (gnomon.growth, "operate", before),
+    "behind the weights grew": (gnomon.growth, "operate", behind),
     "in an event": (RecordWriter, "write", half_an_event),
 }
 

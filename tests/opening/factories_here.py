@@ -3,6 +3,8 @@
 import torch
 from torch import nn
 
+from gnomon.models import CharGPT
+
 
 def small(width=4):
     layers = (nn.Linear(3, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
@@ -81,3 +83,8 @@ class Stack(nn.Module):
         for block in (*self.blocks, *self.post):
             x = block(x)
         return x
+
+
+def language():
+    """A language model of two blocks under LayerNorm, and some text."""
+    return CharGPT(20, width=16, block=12), torch.arange(24).view(2, 12) % 20

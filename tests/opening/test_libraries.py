@@ -164,7 +164,7 @@ def test_repeated_blocks_are_written_for_from_pretrained(dtype, gpt2, tmp_path):
     model.save_pretrained(gpt2)
     first = opened(source(f"hf:{gpt2}"), ["2x5:50"])
     grower, before = first.grower(), given(first)
-    for morph in deepened("transformer.h:+2", gn.R2R(), first.model):
+    for morph in deepened("transformer.h:+2", "r2r", first.model):
         grower.grow(morph)
     assert write(first, grower, tmp_path / "deep", "") == "from_pretrained opens it too"
     assert json.loads((tmp_path / "deep" / "config.json").read_text())["n_layer"] == 4

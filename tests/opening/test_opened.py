@@ -237,12 +237,12 @@ def test_requests_to_widen():
 def test_requests_to_deepen_name_modules_and_the_last_of_containers():
     model = opened(source(FACTORY + "small")).model
     several = torch.nn.ModuleDict({"a": model, "b": torch.nn.ModuleList([torch.nn.Linear(2, 2)])})
-    assert deepened("a:+2", gn.R2R(), several) == [gn.Deepen("a.4", count=2)]
-    assert deepened("b:+1", gn.R2R(), several) == [gn.Deepen("b.0")]
-    both = deepened("a.[02]:+1", gn.R2R(), several)
+    assert deepened("a:+2", "r2r", several) == [gn.Deepen("a.4", count=2)]
+    assert deepened("b:+1", "r2r", several) == [gn.Deepen("b.0")]
+    both = deepened("a.[02]:+1", "r2r", several)
     assert both == [gn.Deepen("a.2"), gn.Deepen("a.0")]  # from the back: no name moves before
     with pytest.raises(gn.NoSuchGroup, match="no module matches 'c'"):
-        deepened("c:+1", gn.R2R(), several)
+        deepened("c:+1", "r2r", several)
     for text in ("a", "a:2", "a:+", ":+2", "a:+0", "a:+1.5"):
         with pytest.raises(ValueError):
-            deepened(text, gn.R2R(), several)
+            deepened(text, "r2r", several)

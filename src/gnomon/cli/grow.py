@@ -34,7 +34,11 @@ def grow(
         ),
     ] = None,
     rule: Annotated[
-        str, typer.Option(help="How weights are filled: r2r, net2net, netmorph, hybrid, randpad.")
+        str,
+        typer.Option(
+            help="How weights are filled: r2r, net2net, netmorph, netmorph-writers, hybrid, "
+            "randpad."
+        ),
     ] = "r2r",
     weights: Annotated[
         Path | None, typer.Option(help="A .safetensors file with the model's weights.")
@@ -69,7 +73,7 @@ def grow(
         found = opened(named, inputs or ())
         try:
             for text in deepen or ():
-                morphs += deepened(text, filled, found.model)
+                morphs += deepened(text, rule, found.model)
         except ValueError as fault:
             raise typer.BadParameter(str(fault), param_hint="--deepen") from None
         console.print(Text(f"{model}, weights: {found.weights}"), soft_wrap=True)

@@ -1,4 +1,8 @@
-"""Which groups the patterns of a request name: groups, module paths, prefixes, globs."""
+"""Which groups the patterns of a request name: groups, module paths, prefixes, globs.
+
+In a glob `*` and `?` stand for characters; brackets are literal, as in `blocks.*.queries[1]`: a
+module path has none, so such a glob is one of names. So is a glob that no module path matches.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +28,15 @@ def select(
     skipped: list[tuple[str, str]] = []
     for pattern in (p for p in patterns if p not in by_name):
         inside = [g for g in groups if any(_lies_under(m, pattern) for m in _places(g))]
-        if not inside:
+        called = {g.name for g in groups if _matches(g.name, pattern)}
+        if inside and "[" not in pattern:  # a path that is also a name means what lies under it
+            called = set()
+        if not inside and not called:
             raise NoSuchGroup(_no_such(pattern, groups))
-        for group in inside:
-            if all(_lies_under(m, pattern) for m in _places(group)):
+        for group in groups:
+            if group.name not in called and group not in inside:
+                continue
+            if group.name in called or all(_lies_under(m, pattern) for m in _places(group)):
                 under[group.name] = group
             else:
                 elsewhere = next(m for m in _places(group) if not _lies_under(m, pattern))
@@ -54,7 +63,11 @@ def _places(group: Group) -> list[str]:
 def _lies_under(path: str, pattern: str) -> bool:
     if pattern in ("", "*") or path.startswith(pattern + "."):
         return True
-    return path == pattern or fnmatchcase(path, pattern) or fnmatchcase(path, pattern + ".*")
+    return path == pattern or _matches(path, pattern) or _matches(path, pattern + ".*")
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return fnmatchcase(name, pattern.replace("[", "[[]"))
 
 
 def _no_such(pattern: str, groups: Sequence[Group]) -> str:

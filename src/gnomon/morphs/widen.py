@@ -37,6 +37,7 @@ class Widen:
 
     where: a group's name, a module path, a prefix or a glob, or a list of these. A prefix takes
            the groups whose writers all lie under it; what cannot grow there is skipped and listed.
+           A glob (`*`, `?`; brackets are literal) may also match names: "blocks.*.queries[1]".
     by, to, add: exactly one; new widths round up to the group's step.
     until: paths of `gnomon.blocks.Residual` at which a widened stream ends: their shortcut reads
            the new channels, r(x) = x + P x_L - P x_R, and does not pass them on. In code of your

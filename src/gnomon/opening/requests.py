@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import partial
 
 from torch import nn
 
@@ -14,13 +15,16 @@ from gnomon.morphs import Deepen, Repeat, Widen
 from gnomon.plan import Plan
 from gnomon.rules import R2R, Hybrid, Net2Net, NetMorph, RandPad, Rule
 
-RULES: Mapping[str, type[Rule]] = {
+RULES: Mapping[str, Callable[[], Rule]] = {
     "r2r": R2R,
     "net2net": Net2Net,
     "netmorph": NetMorph,
+    "netmorph-writers": partial(NetMorph, zero="writers"),
     "hybrid": Hybrid,
     "randpad": RandPad,
 }
+# How layers begin beside such channels; by R2R, unless the rule has a way of its own.
+LAYERS: Mapping[str, Callable[[], Rule]] = {"net2net": Net2Net, "randpad": RandPad}
 _LISTED = 12
 
 
@@ -42,10 +46,11 @@ def widened(text: str, rule: Rule) -> Widen:
         raise ValueError(f"'{text}': {fault}") from None
 
 
-def deepened(text: str, rule: Rule, model: nn.Module) -> list[Deepen | Repeat]:
+def deepened(text: str, rule: str, model: nn.Module) -> list[Deepen | Repeat]:
     """`PATTERN:+2` behind each module that a path or glob names; of a container, its last.
 
-    With R2R a block of a stack is repeated; elsewhere new layers go behind the module.
+    rule: its name. Where layers begin by R2R, a block of a stack is repeated; elsewhere new layers
+    go behind the module.
     Raises ValueError, or NoSuchGroup for a pattern that matches nothing.
     """
     pattern, colon, amount = text.rpartition(":")
@@ -55,6 +60,7 @@ def deepened(text: str, rule: Rule, model: nn.Module) -> list[Deepen | Repeat]:
             raise ValueError
     except ValueError:
         raise ValueError(f"'{text}' is not PATTERN:+COUNT, as layers.3:+2") from None
+    begins = LAYERS.get(rule, R2R)()
     paths = [path for path, _ in model.named_modules() if path]
     chosen = [path for path in paths if path == pattern or fnmatchcase(path, pattern)]
     if not chosen:
@@ -63,8 +69,8 @@ def deepened(text: str, rule: Rule, model: nn.Module) -> list[Deepen | Repeat]:
     places = dict.fromkeys(_last(model, path) for path in chosen)
     return [
         Repeat(place, count)
-        if isinstance(rule, R2R) and _in_a_stack(model, place)
-        else Deepen(place, rule=rule, count=count)
+        if isinstance(begins, R2R) and _in_a_stack(model, place)
+        else Deepen(place, rule=begins, count=count)
         for place in reversed(places)
     ]
 
