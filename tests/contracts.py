@@ -35,7 +35,7 @@ _LIVE_AT_ZERO = ("mlp conv_flatten_linear normed_mlp called_twice layer_scale ba
 _STREAMS = ("pre_norm", "gemma", "tied_stream", "bare_norms")
 _FEW = (
     "mlp resnet densenet conv_flatten_linear resnext instancenorm unet weight_normed called_twice "
-    "einsum attention splits"
+    "einsum attention splits experts_loop experts_stacked experts_picked"
 ).split()
 _NORMED = ("groupnorm", "normed_mlp", "layer_scale", "bag_of_words", "resnet", *_STREAMS)
 

@@ -211,7 +211,7 @@ def test_memory_format_stays(rule, toy):
     assert change(*(answers(m, g.inputs, True) for m in (g.old, g.new))) <= 1e-12
 
 
-@pytest.mark.parametrize("toy", TOYS)
+@pytest.mark.parametrize("toy", [n for n in TOYS if n not in ("experts_loop", "experts_stacked")])
 def test_random_padding_says_that_it_does_not_preserve(toy):
     model, inputs = TOYS[toy].model(), TOYS[toy].example()
     before = answers(model, inputs, False)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import toy_attention as attention
 import toy_images as images
+import toy_mixtures as mixtures
 import toy_streams as streams
 import toy_vectors as vectors
 from gnomon.models import DigitsNet, SmallConv
@@ -76,6 +77,7 @@ def several(*calls: Callable[[torch.Generator], object]) -> Callable[[torch.Gene
 image = noise(3, 2, 6, 6)
 vector = noise(5, 3)
 tokens = noise(2, 4, 5)
+many = noise(2, 16, 5)  # so that a router has some for every expert
 
 
 def causal(n: int) -> Tensor:
@@ -128,6 +130,10 @@ TOYS: dict[str, Toy] = {
     "attention_rotary": Toy(attention.Rotary, tokens),
     "attention_table": Toy(attention.TableOfHeads, tokens),
     "encoder": Toy(attention.encoder, tokens),
+    "experts_loop": Toy(lambda: mixtures.Mixture(mixtures.Loop()), many),
+    "experts_everyone": Toy(lambda: mixtures.Mixture(mixtures.Everyone()), many),
+    "experts_stacked": Toy(lambda: mixtures.Mixture(mixtures.StackedLoop()), many),
+    "experts_picked": Toy(lambda: mixtures.Mixture(mixtures.StackedPicks()), many),
     "chunks": Toy(vectors.Chunks, vector),
     "splits": Toy(vectors.Splits, vector),
     "pre_norm": Toy(lambda: streams.Language(nn.LayerNorm), streams.words),

@@ -252,7 +252,9 @@ def _problem(wanted: Expected | None, op: Op) -> str:
         return f"{wanted.name} expected, {op.name} ran"
     shapes = op.shapes
     if shapes != wanted.shapes:
-        return f"{op.name} gave {_shown(shapes)} instead of {_shown(wanted.shapes)}"
+        counts = torch.Tag.dynamic_output_shape in op.func.tags
+        why = ", and how many it finds depends on the data" if counts else ""
+        return f"{op.name} gave {_shown(shapes)} instead of {_shown(wanted.shapes)}{why}"
     at = slice_start(op)
     if wanted.start is not None and (at is None or at[1] != wanted.start):
         return f"a slice starts at {at[1] if at else 0} instead of {wanted.start}"

@@ -85,8 +85,8 @@ class _Walk:
         """Give every tensor that carries the leaf a state."""
         for op in ops:
             carriers = [x for x in op.tensors() if self._carries(x)]
-            outputs = [y for y in op.outputs if self._carries(y) and self.t.origin(y) is None]
-            if not outputs and not any(self.t.origin(x) is None for x in carriers):
+            outputs = [y for y in op.outputs if self._carries(y) and self.t.stored(y) is None]
+            if not outputs and not any(self.t.stored(x) is None for x in carriers):
                 continue  # a parameter that is only looked at from another side
             if id(op) in self._last:
                 self._pass_norm(self._last[id(op)])
@@ -103,7 +103,7 @@ class _Walk:
         return [
             x
             for x in carriers
-            if self.t.origin(x) is None and (id(x) in followed or not self.t.is_constant(x))
+            if self.t.stored(x) is None and (id(x) in followed or not self.t.is_constant(x))
         ]
 
     def _pass_norm(self, norm: Norm) -> None:
@@ -128,7 +128,7 @@ class _Walk:
 
     def _state(self, x: Tensor) -> State:
         """Of an activation, or of a parameter that enters the stream as it is."""
-        name = self.t.origin(x)
+        name = self.t.stored(x)
         if name is None:
             return self.state.get(id(x), "other")
         self.found.writers.add(name)
@@ -187,19 +187,19 @@ class _Walk:
         self, op: Op, x: Tensor, weight: Tensor, axis: Axis, weight_axis: Axis
     ) -> State | None:
         """What a product gives, if x is the signal in it; notes what the weight reads."""
-        name = self.t.origin(weight)
-        if self._has(axis) and self.t.origin(x) is None:
+        name = self.t.stored(weight)
+        if self._has(axis) and self.t.stored(x) is None:
             if name is None:
                 return "other"
             self._note(name, weight_axis, self._state(x))
             made = any(self._carries(y) for y in op.outputs)
             return self._written(weight) if made else "other"
-        if self._carries(x) and self.t.origin(x) is None:  # over positions
+        if self._carries(x) and self.t.stored(x) is None:  # over positions
             return None if self._carries(weight) else self._state(x)
         return self._written(weight) if name is not None and self._carries(weight) else None
 
     def _written(self, weight: Tensor) -> State:
-        return self._state(weight) if self.t.origin(weight) is not None else "other"
+        return self._state(weight) if self.t.stored(weight) is not None else "other"
 
     def _has(self, axis: Axis) -> bool:
         return any(part is self.leaf for part in leaves(axis))
@@ -224,7 +224,7 @@ class _Walk:
         transposed, groups = op.args[6], op.args[8]
         channels = self.t.axes(x)[1 - weight.dim()]
         reads, writes = (0, 1) if transposed else (1, 0)
-        name, state = self.t.origin(weight), self._state(x) if self._has(channels) else None
+        name, state = self.t.stored(weight), self._state(x) if self._has(channels) else None
         if state is not None and name is not None:
             if groups == 1:
                 self._note(name, self.t.axes(weight)[reads], state)
@@ -238,7 +238,7 @@ class _Walk:
         return made if bias is None or self._state(bias) == made else "other"
 
     def _silent(self, bias: Tensor | None) -> bool:
-        return bias is None or (self.t.origin(bias) is not None and self._state(bias) == "zero")
+        return bias is None or (self.t.stored(bias) is not None and self._state(bias) == "zero")
 
     # --- sums and factors ------------------------------------------------------------------
 
@@ -304,11 +304,16 @@ class _Walk:
             return self.joined([x for x in carriers if x is source])
         return "other"
 
+    def is_put(self, op: Op, carriers: Sequence[Tensor]) -> State:
+        """index_put: what stays and what is put there."""
+        both = op.args[0], op.args[2]
+        return self.joined(both) if all(self._carries(x) for x in both) else "other"
+
 
 _Handler = Callable[[_Walk, Op, Sequence[Tensor]], State]
 
 _HANDLERS: Mapping[str, _Handler] = (
-    dict.fromkeys(("mm", "bmm", "mv", "dot"), _Walk.multiplies)
+    dict.fromkeys(("mm", "bmm", "mv", "dot", "_grouped_mm"), _Walk.multiplies)
     | dict.fromkeys(("addmm", "baddbmm"), _Walk.multiplies_and_adds)
     | dict.fromkeys(("convolution", "convolution_overrideable"), _Walk.convolves)
     | dict.fromkeys(("add", "sub", "rsub"), _Walk.adds)
@@ -321,6 +326,7 @@ _HANDLERS: Mapping[str, _Handler] = (
         "constant_pad_nd": _Walk.pads,
         "embedding": _Walk.looks_up,
         "copy": _Walk.is_copied,
+        "index_put": _Walk.is_put,
     }
 )
 _SAME = (

@@ -111,6 +111,7 @@ class Context:
         self._axes: dict[int, list[Axis]] = {}
         self._keep: list[Tensor] = []  # ids are keys, so nothing may be freed meanwhile
         self._origin: dict[int, str] = {}
+        self._picked: dict[int, str] = {}  # rows of a stack of weights
         self._computed: set[int] = set()  # depends on parameters alone, but is not a view of one
         self.dims: dict[str, list[Axis]] = {}
         self.events: list[Event] = []
@@ -159,6 +160,10 @@ class Context:
         """The name of the parameter or buffer that this tensor is (a view of)."""
         return self._origin.get(id(tensor))
 
+    def stored(self, tensor: Tensor) -> str | None:
+        """As `origin`, also for weights that were picked from a stack of them."""
+        return self._origin.get(id(tensor)) or self._picked.get(id(tensor))
+
     def is_owned(self, tensor: Tensor) -> bool:
         """Whether a tensor is a parameter or buffer itself, and no view of one."""
         return id(tensor) in self._own
@@ -197,8 +202,16 @@ class Context:
         name = self._origin.get(id(base))
         if name is not None and id(output) not in self._origin:
             self._origin[id(output)] = name
+        if id(base) in self._picked:
+            self._picked.setdefault(id(output), self._picked[id(base)])
         if id(base) in self._computed:
             self._computed.add(id(output))
+
+    def picks(self, output: Tensor, base: Tensor) -> None:
+        """`output` holds weights of a stack of them: who uses it says whether they are read."""
+        name = self.stored(base)
+        if name is not None:
+            self._picked[id(output)] = name
 
     def tie(self, left: Axis, right: Axis) -> None:
         """Two axes keep one width."""
@@ -241,7 +254,7 @@ class Context:
         self, tensor: Tensor | None, role: Role, axes: Iterable[Axis] = (), fill: Fill | None = None
     ) -> None:
         """The current operation uses these axes (all, if none are named) of a parameter so."""
-        name = None if tensor is None else self.origin(tensor)
+        name = None if tensor is None else self.stored(tensor)
         if tensor is None or name is None:
             return
         self._told.add(name)
@@ -251,13 +264,13 @@ class Context:
 
     def contract(self, axis: Axis, x: Tensor, weight: Tensor, weight_axis: Axis) -> None:
         """`axis` of x is summed against `weight_axis` of a parameter, which reads it."""
-        if self.origin(weight) is None and self.origin(x) is not None:
+        if self.stored(weight) is None and self.stored(x) is not None:
             x, weight, axis, weight_axis = weight, x, weight_axis, axis
-        if self.origin(weight) is None or self.origin(x) is not None:
+        if self.stored(weight) is None or self.stored(x) is not None:
             if (
                 self.op is None
                 or {id(x), id(weight)} & self._computed
-                or self.origin(x) is not None
+                or self.stored(x) is not None
             ):
                 self.mixed(axis, "a weight computed from parameters")
                 self.mixed(weight_axis, "a weight computed from parameters")
@@ -308,12 +321,12 @@ class Context:
 
     def _default_uses(self, op: Op, inputs: Sequence[Tensor]) -> None:
         """A parameter that meets a signal and was not spoken for follows it, channel by channel."""
-        if any(id(output) in self._origin for output in op.outputs):
+        if any(self.stored(output) is not None for output in op.outputs):
             return
         for tensor in inputs:
-            name = self.origin(tensor)
+            name = self.stored(tensor)
             if name is not None and name not in self._told:
-                self.use(tensor, "follow")
+                self.use(tensor, "follow" if id(tensor) in self._origin else "write")
 
     def _freeze(self, op: Op, reason: str) -> None:
         self.unknown.setdefault(op.name, self.where)

@@ -34,8 +34,10 @@ def acts_per_entry(t: Context, op: Op) -> None:
         if t.origin(tensor) is not None and op.name in _ADDS:
             t.use(tensor, "write")
     for output in op.outputs:
-        if output.numel():  # some kernels return an empty buffer besides
-            t.give(output, axes[len(axes) - output.dim() :])
+        own = axes[len(axes) - output.dim() :]
+        fits = [resolve(axis).size for axis in own] == list(t.shape(output))
+        if output.numel() or fits:  # some kernels return an empty buffer besides
+            t.give(output, own)
     rounds = op.kwargs.get("rounding_mode") is not None
     if len(tensors) == 1 and op.name in _LINEAR_IN_A_PARAMETER and not rounds:
         t.views(op.outputs[0], tensors[0])

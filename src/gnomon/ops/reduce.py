@@ -73,7 +73,7 @@ _POSITIONAL = (
     "grid_sampler_2d"
 ).split()
 _SPREADS = ("var", "std", "var_mean", "std_mean")  # divided by n - 1 unless told otherwise
-_AVERAGES = "mean var var_mean std std_mean amax amin max min".split()
+_AVERAGES = "mean var var_mean std std_mean amax amin aminmax max min".split()
 _SUMS = "median nanmedian mode sum any all argmax argmin prod logsumexp nansum".split()
 _ALONG = (
     "_softmax _safe_softmax _log_softmax cumsum cumprod logcumsumexp roll flip sort topk tril triu"

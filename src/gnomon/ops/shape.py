@@ -220,7 +220,10 @@ def is_indexed(t: Context, op: Op) -> None:
     chosen = broadcast(t, [index[i] for i in at])
     rest = [axis for i, axis in enumerate(axes) if i not in at]
     front = at[0] if at == list(range(at[0], at[-1] + 1)) else 0
-    t.use(x, "write")
+    if at == [0] and len(axes) > 2:  # matrices of a stack
+        t.picks(op.outputs[0], x)
+    else:
+        t.use(x, "write")
     t.give(op.outputs[0], [*rest[:front], *chosen, *rest[front:]])
 
 

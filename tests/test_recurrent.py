@@ -1,0 +1,94 @@
+"""Recurrent layers: the hidden width grows, in every dtype, whichever way torch computes them."""
+
+import pytest
+import torch
+from torch import nn
+
+import gnomon as gn
+from contracts import answers, change, loss
+from toys import Toy, noise
+from untouched import bits
+
+AMOUNTS = {
+    "R2R": (gn.R2R(), {"add": 2}),
+    "R2R-one": (gn.R2R(), {"add": 1}),
+    "Net2Net": (gn.Net2Net(), {"by": 1.5}),
+    "readers": (gn.NetMorph(), {"add": 3}),
+}
+CELLS = {
+    "lstm": lambda: nn.LSTM(4, 6, batch_first=True),
+    "lstm without biases": lambda: nn.LSTM(4, 6, batch_first=True, bias=False),
+    "two layers, both directions": lambda: nn.LSTM(4, 6, 2, batch_first=True, bidirectional=True),
+    "gru": lambda: nn.GRU(4, 6, 2, batch_first=True),
+    "rnn": lambda: nn.RNN(4, 6, batch_first=True),
+}
+
+
+class Sequence(nn.Module):
+    """Words of five channels, a recurrent layer, a head on all of its states."""
+
+    def __init__(self, cell, given=False):
+        super().__init__()
+        self.enter, self.body = nn.Linear(3, 4), cell
+        self.head = nn.Linear(6 * (2 if cell.bidirectional else 1), 2)
+        self.first = nn.Parameter(torch.randn(1, 1, 6)) if given else None
+
+    def forward(self, x):
+        start = None
+        if self.first is not None:
+            start = (self.first.expand(1, len(x), -1).contiguous(),) * 2
+        every, _ = self.body(self.enter(x).relu(), start)
+        return self.head(every)
+
+
+def toy(name, given=False):
+    return Toy(lambda: Sequence(CELLS[name](), given), noise(5, 7, 3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rule", AMOUNTS)
+@pytest.mark.parametrize("name", CELLS)
+def test_hidden_channels_grow(name, rule, dtype):
+    """In float32 and bf16 an LSTM is one kernel on a CPU; in float64 it is products and gates."""
+    how, amount = AMOUNTS[rule]
+    model, x = toy(name).model(dtype), toy(name).example(dtype)
+    old = [answers(model, x, mode) for mode in (False, True)]
+    for where in ("body", "enter", "body"):
+        gn.Grower(model, x).grow(gn.Widen(where, rule=how, **amount))
+    limit = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 0.05}[dtype]
+    assert max(change(old[m], answers(model, x, bool(m))) for m in (0, 1)) <= limit
+    assert model.body.hidden_size == model.body.weight_hh_l0.shape[1] > 6
+    assert model.body.input_size == model.enter.out_features > 4
+    if dtype == torch.float64:
+        loss(model.train(), x).backward()
+        assert all(bool(p.grad.any()) for p in model.parameters())
+
+
+def test_twins_are_equal_in_all_four_gates_and_read_with_opposite_signs():
+    model, x = toy("lstm").model(torch.float32), toy("lstm").example(torch.float32)
+    gn.Grower(model, x).grow(gn.Widen("body", add=2))
+    gates = model.body.weight_ih_l0.view(4, 8, 4)
+    again = model.body.weight_hh_l0.view(4, 8, 8)
+    assert torch.equal(gates[:, 6], gates[:, 7]) and torch.equal(again[:, 6], again[:, 7])
+    assert torch.equal(again[:, :6, 6], -again[:, :6, 7]) and again[:, :6, 6].abs().min() > 0
+
+
+def test_a_learned_first_state_grows_along():
+    """Not where torch multiplies it by weights as any other parameter: that is refused."""
+    model, x = toy("lstm", True).model(torch.float32), toy("lstm", True).example(torch.float32)
+    old = answers(model, x, False)
+    gn.Grower(model, x).grow(gn.Widen("body", add=2))
+    assert change(old, answers(model, x, False)) <= 1e-5 and model.first.shape == (1, 1, 8)
+    model, x = toy("lstm", True).model(), toy("lstm", True).example()
+    with pytest.raises(gn.Unsupported, match="a weight computed from parameters in 'body'"):
+        gn.Grower(model, x).grow(gn.Widen("body", add=2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_zero_writers_are_refused_behind_gates(dtype):
+    """A sigmoid of zero is a half."""
+    model, x = toy("lstm").model(dtype), toy("lstm").example(dtype)
+    before = bits(model.state_dict())
+    with pytest.raises(gn.CannotPreserve, match="'body'"):
+        gn.Grower(model, x).grow(gn.Widen("body", add=2, rule=gn.NetMorph(zero="writers")))
+    assert bits(model.state_dict()) == before
