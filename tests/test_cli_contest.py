@@ -97,7 +97,7 @@ def test_images_that_no_search_can_take_are_said_before_training(
     from gnomon.lab.data import tasks
 
     task = brightness_task()
-    odd = replace(task, train=replace(task.train, images=task.train.inputs[:, :, :, :3]))
+    odd = replace(task, train=replace(task.train, inputs=task.train.inputs[:, :, :, :3]))
     monkeypatch.setattr(tasks, "load", lambda data, **settings: odd)
     code, _, err = command(monkeypatch, capsys, "run", "duel", "--device", "cpu")
     assert code == 1

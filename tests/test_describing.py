@@ -209,3 +209,20 @@ def test_settings_of_the_same_shapes_and_another_function_are_refused():
     assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
     grower.grow(gn.Widen(width, by=1.5))
     assert model.size == 9 and model.config.heads == 4
+
+
+class Labelled(nn.Module):
+    """Made from anything, its label."""
+
+    def __init__(self, label):
+        super().__init__()
+        self.label, self.layers = str(label), nn.ModuleList([nn.Linear(3, 4), nn.Linear(4, 2)])
+
+    def forward(self, x):
+        return self.layers[1](self.layers[0](x).relu())
+
+
+def test_tables_of_hooks_are_no_settings():
+    model = nn.Sequential(Labelled("a"))
+    plan = gn.Grower(model, torch.randn(2, 3)).plan(gn.Widen("0.layers.0", by=2))
+    assert "built again" not in str(plan)

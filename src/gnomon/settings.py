@@ -20,6 +20,7 @@ from gnomon.tape import owned_tensors
 
 Undo = Callable[[], None]
 PLAIN = (bool, int, float, str, type(None))
+_OWN = frozenset(vars(nn.Module()))  # what every module holds: tables of hooks and the like
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def settings_around(model: nn.Module, place: str) -> Iterator[tuple[str, str, ob
     parts = place.split(".")
     for path in (".".join(parts[:i]) for i in range(len(parts))):
         for name, value in vars(model.get_submodule(path)).items():
-            if _is_settings(value):
+            if name not in _OWN and _is_settings(value):
                 yield path, name, value
 
 

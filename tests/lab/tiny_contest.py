@@ -36,7 +36,8 @@ def bench(folder, arms=ARMS):
 FILE = """
 from gnomon.evolution import Best, Settings
 from gnomon.lab.contest.contest import Alone, Contest, Ensemble, Search
-from gnomon.lab.data.sources import Images, Size
+from gnomon.lab.data.sources import Images
+from gnomon.lab.experiment import Size
 from gnomon.lab.training.recipe import Recipe
 
 def arms(size):
