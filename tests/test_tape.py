@@ -1,5 +1,6 @@
 """Recording: what is seen, and that the model, its buffers and all generators are put back."""
 
+import copy
 import random
 
 import numpy
@@ -191,3 +192,42 @@ def test_large_inputs_are_recorded_on_fake_tensors():
     model = nn.Linear(3, 2)
     assert not wants_fake(model, calls_of(torch.ones(5, 3)))
     assert wants_fake(model, calls_of(torch.ones(50_000, 3)))
+
+
+class KeepsBiases(nn.Module):
+    """Computes its biases once in eval mode, and anew whenever a mode is set."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 4), nn.Linear(4, 2)
+        self.bias, self.kept = nn.Parameter(torch.randn(4)), {}
+
+    def train(self, mode=True):
+        self.kept = {}
+        return super().train(mode)
+
+    def forward(self, x):
+        if self.training:
+            return self.b((self.a(x) + self.bias * 2).relu())
+        if "bias" not in self.kept:
+            self.kept["bias"] = self.bias * 2
+        return self.b((self.a(x) + self.kept["bias"]).relu())
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_a_model_that_keeps_tensors_between_passes_still_runs_after_growth(warm):
+    model, x = KeepsBiases().eval(), torch.randn(5, 3)
+    old = copy.deepcopy(model)(x).detach()
+    with torch.no_grad():
+        if warm:
+            model(x)
+    try:
+        gn.Grower(model, x).grow(gn.Widen("a", add=2))
+    except gn.GrowthError:
+        assert warm and model.a.out_features == 4
+    else:
+        assert not warm and model.a.out_features == 6
+    assert torch.allclose(model(x), old, atol=1e-6)
+    model.train().eval()
+    gn.Grower(model, x).grow(gn.Widen("a", add=2))
+    assert torch.allclose(model(x), old, atol=1e-6)

@@ -300,7 +300,8 @@ def record(
                 Tensor, lambda x: mode.from_tensor(x.to("meta") if on_meta else x), (args, kwargs)
             )
             stack.enter_context(mode)
-        model.train(training)
+        if training or any(module.training for module in model.modules()):
+            model.train(training)  # in eval mode already: setting it again would drop caches
         given = _tensors_only((args, kwargs))  # before the pass: it may take the inputs apart
         recorder = Recorder(parameters, fake=fake, keep=keep, on_op=on_op)
         stack.enter_context(recorder.running())
