@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import fsum
 
 import torch
 
@@ -37,8 +38,9 @@ class CoEvolution:
         covered = torch.zeros(results.correct.shape[1], dtype=torch.float64)
         while waiting and len(picked) < keep:
             weights = (1 + covered) ** -self.p  # 1 ** -inf is 1, 2 ** -inf is 0
-            values = (results.correct[waiting] * weights).mean(1)
-            row = waiting.pop(int(values.argmax()))  # the first of equals
+            # fsum: the same addends in another order are equals, to the bit
+            values = [fsum(row) for row in (results.correct[waiting] * weights).tolist()]
+            row = waiting.pop(values.index(max(values)))  # the first of equals
             picked.append(row)
             covered += results.correct[row]
         return picked
