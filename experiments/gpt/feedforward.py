@@ -1,13 +1,13 @@
 """Does growing a language model pay? Its feed-forward networks alone, twice as wide.
 
-    gnomon run gpt/feedforward --preset quick --data PATH    20 core-minutes
-    gnomon run gpt/feedforward --preset paper --data PATH    2 core-hours
+    gnomon run gpt/feedforward --preset quick --data PATH    20 core-minutes, an estimate
+    gnomon run gpt/feedforward --preset paper --data PATH    2 core-hours, an estimate
     gnomon plot gpt/feedforward --to docs/results
 
 Against the best that training the large network from scratch reaches for each budget of FLOPs, as
 frontier/cifar does it. Quick: budgets up to 4 epochs, 5 seeds; paper: up to 16.
 
-Result: see docs/results/gpt-feedforward.md.
+Result: see docs/results/gpt-feedforward.md, once it has been run.
 """
 
 from functools import partial

@@ -1,7 +1,7 @@
 """Does growing a language model pay? All of it 1.5 times as wide: stream, attention, feed-forward.
 
-    gnomon run gpt/width --preset quick --data PATH    20 core-minutes
-    gnomon run gpt/width --preset paper --data PATH    2 core-hours
+    gnomon run gpt/width --preset quick --data PATH    20 core-minutes, an estimate
+    gnomon run gpt/width --preset paper --data PATH    2 core-hours, an estimate
     gnomon plot gpt/width --to docs/results
 
 The stream stands under LayerNorm, where any width is reached by means of the old channels alone
@@ -9,7 +9,7 @@ The stream stands under LayerNorm, where any width is reached by means of the ol
 rule. RandPad, which keeps no function, draws all of it. Against the best that training the large
 network from scratch reaches for each budget. Quick: budgets up to 4 epochs, 5 seeds; paper: 16.
 
-Result: see docs/results/gpt-width.md.
+Result: see docs/results/gpt-width.md, once it has been run.
 """
 
 from functools import partial
