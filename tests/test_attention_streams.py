@@ -10,6 +10,7 @@ from torch import nn
 import gnomon as gn
 import toy_streams as streams
 from contracts import answers, change, tensors
+from learning import reach_of_two_steps
 from toys import shake
 
 NORMS = {
@@ -117,13 +118,7 @@ def test_both_in_narrow_dtypes(dtype, limit):
 def test_all_that_is_new_in_both_learns_within_two_steps():
     model = made("LayerNorm", tied=False)
     plan = gn.Grower(model, X).grow(gn.Widen(["words", "blocks.0.q[1]"], by=1.5, rule=SILENT)).plan
-    steps, reach = torch.optim.SGD(model.parameters(), lr=0.05), {}
-    for _ in range(2):
-        steps.zero_grad()
-        (model(X) ** 2).sum().backward()
-        for name, p in model.named_parameters():
-            reach[name] = torch.maximum(reach.get(name, p.grad.abs()), p.grad.abs())
-        steps.step()
+    reach = reach_of_two_steps(model, X)
     for edit in plan.edits:
         if not edit.name.endswith("k.bias"):  # a bias of keys is a constant under the softmax
             new = reach[edit.name].clone()

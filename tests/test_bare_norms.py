@@ -11,6 +11,7 @@ from torch import nn
 import gnomon as gn
 import toy_streams as streams
 from contracts import tensors
+from learning import reach_of_two_steps
 from test_streams import IMAGES, SILENT, X, grow, made, moved
 
 
@@ -102,14 +103,7 @@ def test_all_new_parameters_learn_within_two_steps(norm):
     for block in model.blocks:
         block.dropout.p = 0.0
     plan = grow(model).plan
-    steps = torch.optim.SGD(model.parameters(), lr=0.05)
-    reach = {}
-    for _ in range(2):
-        steps.zero_grad()
-        (model(X) ** 2).sum().backward()
-        for name, p in model.named_parameters():
-            reach[name] = torch.maximum(reach.get(name, p.grad.abs()), p.grad.abs())
-        steps.step()
+    reach = reach_of_two_steps(model, X)
     for edit in plan.edits:
         new = reach[edit.name].clone()
         new[tuple(slice(n) for n in edit.shape)] = 0

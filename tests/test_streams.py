@@ -12,6 +12,7 @@ from torch import nn
 import gnomon as gn
 import toy_streams as streams
 from contracts import answers, change, tensors
+from learning import reach_of_two_steps
 from toys import shake
 
 NORMS = {
@@ -141,14 +142,7 @@ def test_all_new_parameters_learn_within_two_steps(norm, options):
     for block in model.blocks:
         block.dropout.p = 0.0
     plan = grow(model).plan
-    steps = torch.optim.SGD(model.parameters(), lr=0.05)
-    reach = {}
-    for _ in range(2):
-        steps.zero_grad()
-        (model(X) ** 2).sum().backward()
-        for name, p in model.named_parameters():
-            reach[name] = torch.maximum(reach.get(name, p.grad.abs()), p.grad.abs())
-        steps.step()
+    reach = reach_of_two_steps(model, X)
     for edit in plan.edits:
         if ".k.bias" not in edit.name:
             new = reach[edit.name].clone()
