@@ -13,28 +13,16 @@ Result: see docs/results/neuroevolution-deepen.md.
 """
 
 from collections.abc import Mapping
+from functools import partial
 
-from setting import CIFAR, RECIPE, SWEPT, deepened, scratch, short, sized
+from setting import CIFAR, SWEPT, deepened, short, taught
 
-from gnomon import R2R, BySize, RandPad
-from gnomon.lab.experiment import Arm, Experiment, Size, Start
-from gnomon.schedule import At
+from gnomon.lab.experiment import Arm, Experiment, Size
 
 
 def arms(size: Size) -> Mapping[str, Arm]:
     """The teacher, a student per rule, and the deep network from scratch."""
-    return {
-        "teacher": Arm(sized(RECIPE, size, size.numbers["teacher"]), short(size)),
-        "R2R": student(size, R2R()),
-        "RandPad": student(size, RandPad()),
-        "scratch": scratch(size),
-    }
-
-
-def student(size: Size, rule: R2R | RandPad) -> Arm:
-    """The teacher's network with a third stage."""
-    deepen = At(deepened(rule, size), step=0)
-    return Arm(sized(RECIPE, size), start=Start("teacher"), schedule=deepen, after=(BySize(),))
+    return taught(size, short(size), partial(deepened, size=size))
 
 
 EXPERIMENT = Experiment(

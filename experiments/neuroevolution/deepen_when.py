@@ -14,8 +14,7 @@ Result: see docs/results/neuroevolution-deepen_when.md.
 
 from collections.abc import Mapping
 
-from setting import CIFAR, SWEPT, deepened, scratch, short, transformed
-from widen_when import MOMENTS
+from setting import CIFAR, MOMENTS, SWEPT, deepened, short, sooner_or_later
 
 from gnomon import R2R
 from gnomon.lab.experiment import Arm, Experiment, Size
@@ -23,11 +22,7 @@ from gnomon.lab.experiment import Arm, Experiment, Size
 
 def arms(size: Size) -> Mapping[str, Arm]:
     """The same deepening at four moments, and the deep network from scratch."""
-    found = {
-        name: transformed(size, short(size), deepened(R2R(), size), share)
-        for name, share in MOMENTS.items()
-    }
-    return {**found, "scratch": scratch(size)}
+    return sooner_or_later(size, short(size), deepened(R2R(), size))
 
 
 EXPERIMENT = Experiment(

@@ -11,7 +11,7 @@ scratch keeps its own: the published one got the student's reduced rate.
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -20,7 +20,7 @@ from torch import nn
 from gnomon import R2R, BySize, Deepen, RandPad, Rule, Widen
 from gnomon.lab.data.sources import Images
 from gnomon.lab.data.tasks import ImageTask
-from gnomon.lab.experiment import Arm, Network, Size
+from gnomon.lab.experiment import Arm, Network, Size, Start
 from gnomon.lab.training.recipe import Recipe
 from gnomon.models import R2RNet
 from gnomon.schedule import At
@@ -34,6 +34,7 @@ RECIPE = Recipe(
 # `gnomon sweep neuroevolution/widen --arm scratch` at the quick size, seed 100
 SWEPT = {"scratch_lr": 1.3e-3, "scratch_decay": 1.9e-4}
 
+MOMENTS = {"at 0": 0.0, "at 1/4": 0.25, "at 1/2": 0.5, "at 3/4": 0.75}
 OUTPUTS = 64  # channels of the third stage, in every network of the paper
 FILTERS = [f"stages.{stage}.0.body.conv{i}" for stage in range(3) for i in (1, 2, 3)]
 
@@ -109,3 +110,26 @@ def transformed(size: Size, network: Network, morph: Widen | Deepen, share: floa
     recipe = sized(RECIPE, size)
     step = round(share * size.epochs) * int(size.numbers["steps"])
     return Arm(recipe, network, schedule=At(morph, step=step), after=(BySize(),))
+
+
+def sooner_or_later(size: Size, network: Network, morph: Widen | Deepen) -> dict[str, Arm]:
+    """The same transform of a network at four moments, and the base network from scratch."""
+    found = {name: transformed(size, network, morph, share) for name, share in MOMENTS.items()}
+    return {**found, "scratch": scratch(size)}
+
+
+def taught(
+    size: Size, teacher: Network, morph: Callable[[R2R | RandPad], Widen | Deepen]
+) -> dict[str, Arm]:
+    """The teacher, a student per rule, and the base network from scratch."""
+
+    def student(rule: R2R | RandPad) -> Arm:
+        grown = At(morph(rule), step=0)
+        return Arm(sized(RECIPE, size), start=Start("teacher"), schedule=grown, after=(BySize(),))
+
+    return {
+        "teacher": Arm(sized(RECIPE, size, size.numbers["teacher"]), teacher),
+        "R2R": student(R2R()),
+        "RandPad": student(RandPad()),
+        "scratch": scratch(size),
+    }

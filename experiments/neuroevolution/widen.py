@@ -15,27 +15,14 @@ Result: see docs/results/neuroevolution-widen.md.
 
 from collections.abc import Mapping
 
-from setting import CIFAR, RECIPE, SWEPT, narrow, scratch, sized, widened
+from setting import CIFAR, SWEPT, narrow, taught, widened
 
-from gnomon import R2R, BySize, RandPad, Rule
-from gnomon.lab.experiment import Arm, Experiment, Size, Start
-from gnomon.schedule import At
+from gnomon.lab.experiment import Arm, Experiment, Size
 
 
 def arms(size: Size) -> Mapping[str, Arm]:
     """The teacher, a student per rule, and the wide network from scratch."""
-    return {
-        "teacher": Arm(sized(RECIPE, size, size.numbers["teacher"]), narrow(size)),
-        "R2R": student(size, R2R()),
-        "RandPad": student(size, RandPad()),
-        "scratch": scratch(size),
-    }
-
-
-def student(size: Size, rule: Rule) -> Arm:
-    """The teacher's network with twice the filters."""
-    widen = At(widened(rule), step=0)
-    return Arm(sized(RECIPE, size), start=Start("teacher"), schedule=widen, after=(BySize(),))
+    return taught(size, narrow(size), widened)
 
 
 EXPERIMENT = Experiment(

@@ -15,21 +15,15 @@ Result: see docs/results/neuroevolution-widen_when.md.
 
 from collections.abc import Mapping
 
-from setting import CIFAR, SWEPT, narrow, scratch, transformed, widened
+from setting import CIFAR, MOMENTS, SWEPT, narrow, sooner_or_later, widened
 
 from gnomon import R2R
 from gnomon.lab.experiment import Arm, Experiment, Size
 
-MOMENTS = {"at 0": 0.0, "at 1/4": 0.25, "at 1/2": 0.5, "at 3/4": 0.75}
-
 
 def arms(size: Size) -> Mapping[str, Arm]:
     """The same widening at four moments, and the wide network from scratch."""
-    found = {
-        name: transformed(size, narrow(size), widened(R2R()), share)
-        for name, share in MOMENTS.items()
-    }
-    return {**found, "scratch": scratch(size)}
+    return sooner_or_later(size, narrow(size), widened(R2R()))
 
 
 EXPERIMENT = Experiment(
