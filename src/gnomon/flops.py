@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import flop_registry
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from gnomon.axes import Axis, form
 from gnomon.groups import Analysis
 from gnomon.ops.context import Op
 from gnomon.tape import Call, record, wants_fake
+
+
+@contextlib.contextmanager
+def counted() -> Iterator[FlopCounterMode]:
+    """Count what is computed inside, attention in plain products.
+
+    The counter does not know the fused kernel of the CPU.
+    """
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        yield counter
 
 
 def grown_flops(analysis: Analysis, sizes: Mapping[Axis, int]) -> tuple[int, int]:

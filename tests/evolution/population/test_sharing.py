@@ -13,8 +13,9 @@ from torch import nn
 from gnomon.errors import BadCheckpoint, Unsupported
 from gnomon.evolution import Joint, SharedOptimizer
 from gnomon.evolution.chance import Chance
-from gnomon.evolution.population.member import distinct
+from gnomon.evolution.population.member import distinct, size_of
 from gnomon.evolution.population.sharing import names_under, owner, shared_copy
+from gnomon.tape import calls_of
 
 
 def test_a_child_holds_its_parents_parameters_themselves():
@@ -209,3 +210,20 @@ def test_the_state_of_an_optimizer_that_starts_with_one_is_there():
     optimizer = SharedOptimizer(lambda p: torch.optim.Adagrad(p, initial_accumulator_value=2.0))
     optimizer.adopt(member)
     assert all(float(optimizer.state[p]["sum"].mean()) == 2 for p in member.parameters.values())
+
+
+def test_the_flops_of_a_network_count_its_attention():
+    """Two products of 5 x 8 x 5 for each example, beside layers of 8 x 24 and 8 x 8."""
+
+    class Attentive(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.qkv, self.out = nn.Linear(8, 24), nn.Linear(8, 8)
+
+        def forward(self, x):
+            q, k, v = self.qkv(x).chunk(3, -1)
+            mixed = nn.functional.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])
+            return self.out(mixed[:, 0])
+
+    found = size_of(Attentive(), calls_of(torch.randn(4, 5, 8)))
+    assert found.flops == 2 * (5 * 8 * 24 + 2 * 5 * 5 * 8 + 5 * 8 * 8)

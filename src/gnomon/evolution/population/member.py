@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
+from gnomon.flops import counted
 from gnomon.snapshot import unchanged
 from gnomon.tape import Call, tensors_in
 
@@ -75,8 +75,7 @@ def size_of(network: nn.Module, calls: Sequence[Call]) -> Size:
     """Count, on the first example inputs, in eval mode; the network is left as it was."""
     args, kwargs = first = calls_on(network, calls)[0]
     examples = tensors_in(first)[0]
-    counter = FlopCounterMode(display=False)
-    with unchanged(network), torch.no_grad(), counter:
+    with unchanged(network), torch.no_grad(), counted() as counter:
         network.eval()(*args, **kwargs)
     count = max(1, examples.shape[0]) if examples.dim() else 1
     parameters = sum(p.numel() for p in network.parameters())

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
+from gnomon.flops import counted
 from gnomon.lab.data.tasks import mean_loss
 from gnomon.lab.training.starts import gpus
 
@@ -43,9 +42,7 @@ def step_cost(model: nn.Module, inputs: Tensor, labels: Tensor) -> Cost:
 def step_flops(model: nn.Module, inputs: Tensor, labels: Tensor) -> int:
     """Return the FLOPs of one step, forward and backward (a multiply-add counts 2), on a copy."""
     twin = copy.deepcopy(model).train()
-    # attention in plain products: the counter does not know the fused kernel of the CPU
-    plain, drawing = sdpa_kernel(SDPBackend.MATH), torch.random.fork_rng(gpus())
-    with plain, drawing, FlopCounterMode(display=False) as counter:
+    with torch.random.fork_rng(gpus()), counted() as counter:
         torch.autograd.backward(mean_loss(twin(inputs), labels))
     return int(counter.get_total_flops())
 
@@ -54,7 +51,7 @@ def convolution_flops(model: nn.Module, inputs: Tensor) -> int:
     """Return the FLOPs of the convolutions of one forward pass in eval mode, on a copy."""
     twin = copy.deepcopy(model).eval()
     drawing = torch.random.fork_rng(gpus())
-    with drawing, torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with drawing, torch.no_grad(), counted() as counter:
         twin(inputs)
     counts = counter.get_flop_counts()["Global"]
     return int(sum(n for op, n in counts.items() if _name(op) in CONVOLUTIONS))
