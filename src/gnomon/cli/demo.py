@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from gnomon.cli.options import DEVICES, one_of, told
+from gnomon.cli.options import DEVICES, RULE, one_of, told
 
 WIDEST = 16.0  # a slip such as --by 200 would ask for 40,000 times the memory
 
@@ -18,9 +18,7 @@ def demo(
     data: Annotated[
         str, typer.Option(help="digits, cifar10, mnist, or a folder of parquet files.")
     ] = "digits",
-    rule: Annotated[
-        str, typer.Option(help="How weights are filled: r2r, net2net, netmorph, hybrid, randpad.")
-    ] = "r2r",
+    rule: Annotated[str, typer.Option(help=RULE)] = "r2r",
     by: Annotated[
         float | None, typer.Option(help="How many times wider; the data set has a default.")
     ] = None,
@@ -37,8 +35,9 @@ def demo(
     console = Console()
     with told():
         # Here because they need the `lab` extra, and seconds to import.
-        from gnomon.lab.demo import RULES, Settings, run
+        from gnomon.lab.demo import Settings, run
         from gnomon.report.demo import Screen, show
+        from gnomon.rules.names import RULES
 
         one_of("--rule", rule, tuple(RULES))
         one_of("--device", device, DEVICES)

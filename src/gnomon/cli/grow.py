@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from gnomon.cli.options import one_of, told
+from gnomon.cli.options import RULE, one_of, told
 from gnomon.cli.trace import INPUT, MODEL, OPTION
 
 if TYPE_CHECKING:
@@ -33,13 +33,7 @@ def grow(
             help="PATTERN:+2, copies of the blocks, or layers behind what it names; repeatable."
         ),
     ] = None,
-    rule: Annotated[
-        str,
-        typer.Option(
-            help="How weights are filled: r2r, net2net, netmorph, netmorph-writers, hybrid, "
-            "randpad."
-        ),
-    ] = "r2r",
+    rule: Annotated[str, typer.Option(help=RULE)] = "r2r",
     weights: Annotated[
         Path | None, typer.Option(help="A .safetensors file with the model's weights.")
     ] = None,
@@ -57,8 +51,9 @@ def grow(
     with told("Stopped. Nothing was written."):
         # Here because it takes seconds to import.
         from gnomon.opening import opened, source
-        from gnomon.opening.requests import RULES, deepened, planned, widened
+        from gnomon.opening.requests import deepened, planned, widened
         from gnomon.opening.writing import check_space, check_target, write
+        from gnomon.rules.names import RULES
 
         one_of("--rule", rule, tuple(RULES))
         check_target(out, overwrite=overwrite)

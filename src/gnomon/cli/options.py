@@ -15,6 +15,7 @@ from gnomon.lab.errors import BadFolder, LabError
 
 INTERRUPTED = 130  # as a shell has it
 DEVICES = ("auto", "cpu", "cuda")
+RULE = "How weights are filled: r2r, net2net, netmorph, hybrid, randpad, netmorph-writers."
 
 
 @contextmanager

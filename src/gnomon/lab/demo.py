@@ -8,7 +8,7 @@ All arms have the same recipe, the same epochs and the same batches in the same 
 """
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
@@ -27,26 +27,8 @@ from gnomon.lab.training.recipe import Recipe
 from gnomon.lab.training.starts import fresh, seeded
 from gnomon.models import DigitsNet, ResNetCifar18
 from gnomon.morphs import Deepen, Widen
-from gnomon.rules import R2R, Hybrid, Net2Net, NetMorph, RandPad, Rule
+from gnomon.rules.names import RULES, layers_beside
 from gnomon.schedule import At, Timeline
-
-RULES: Mapping[str, Callable[[], Rule]] = {
-    "r2r": R2R,
-    "net2net": Net2Net,
-    "netmorph": NetMorph,
-    "hybrid": Hybrid,
-    "randpad": RandPad,
-}
-
-
-# How the new blocks start beside channels that are added by such a rule.
-DEPTH: Mapping[str, Callable[[], Rule]] = {
-    "r2r": R2R,
-    "net2net": Net2Net,
-    "netmorph": R2R,
-    "hybrid": R2R,
-    "randpad": RandPad,
-}
 
 
 @dataclass(frozen=True)
@@ -123,7 +105,7 @@ def run(settings: Settings, observer: Observer) -> Comparison:
     by = chosen.by if settings.by is None else settings.by
     recipe = replace(chosen.recipe, epochs=epochs, seed=settings.seed)
     rule = RULES[settings.rule]()
-    depth = DEPTH[settings.rule]()
+    depth = layers_beside(settings.rule)
     deeper = [Deepen(after, rule=depth) for after in chosen.deeper]
     growth = At([Widen("*", by=by, rule=rule), *deeper], epoch=epochs // 2)
     with _threads(chosen.threads):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from functools import partial
 
 from torch import nn
 
@@ -13,18 +12,9 @@ from gnomon.errors import CannotPreserve, NoSuchGroup, Unsupported
 from gnomon.grower import Grower
 from gnomon.morphs import Deepen, Repeat, Widen
 from gnomon.plan import Plan
-from gnomon.rules import R2R, Hybrid, Net2Net, NetMorph, RandPad, Rule
+from gnomon.rules import R2R, Rule
+from gnomon.rules.names import layers_beside
 
-RULES: Mapping[str, Callable[[], Rule]] = {
-    "r2r": R2R,
-    "net2net": Net2Net,
-    "netmorph": NetMorph,
-    "netmorph-writers": partial(NetMorph, zero="writers"),
-    "hybrid": Hybrid,
-    "randpad": RandPad,
-}
-# How layers begin beside such channels; by R2R, unless the rule has a way of its own.
-LAYERS: Mapping[str, Callable[[], Rule]] = {"net2net": Net2Net, "randpad": RandPad}
 _LISTED = 12
 
 
@@ -60,7 +50,7 @@ def deepened(text: str, rule: str, model: nn.Module) -> list[Deepen | Repeat]:
             raise ValueError
     except ValueError:
         raise ValueError(f"'{text}' is not PATTERN:+COUNT, as layers.3:+2") from None
-    begins = LAYERS.get(rule, R2R)()
+    begins = layers_beside(rule)
     paths = [path for path, _ in model.named_modules() if path]
     chosen = [path for path in paths if path == pattern or fnmatchcase(path, pattern)]
     if not chosen:
