@@ -180,9 +180,9 @@ def search(
                     while len(running) < jobs and (index := next(indices, None)) is not None:
                         running.add(pool.submit(attempt, sweep, index))
                     done, running = wait(running, return_when=FIRST_COMPLETED)
-                    for future in done:
+                    for number in sorted(future.result() for future in done):
                         over += 1
-                        told(study.trials[future.result()], over)
+                        told(study.trials[number], over)
         except BrokenProcessPool:
             raise LabError(
                 "A process was killed from outside, perhaps for want of memory. The trials that "

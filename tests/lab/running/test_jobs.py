@@ -55,6 +55,14 @@ def test_finished_runs_are_read_back(brightness, tmp_path):
     assert not [line for line in watch.seen if line.startswith("measured")]
 
 
+def test_runs_that_end_together_are_told_of_in_the_order_in_which_they_began(brightness, tmp_path):
+    asked, watch = order(tmp_path, seeds=(0, 1, 2, 3)), Watching()
+    train(asked, asked.arms, watch, jobs=8, crew=inline)
+    begun = [line.removeprefix("started ") for line in watch.seen if line.startswith("started")]
+    over = [line.removeprefix("finished ") for line in watch.seen if line.startswith("finished")]
+    assert over == begun
+
+
 FAILING = """
 def bad(size):
     return arms(size) | {

@@ -142,7 +142,7 @@ def train(
                 done, _ = wait(running, timeout=POLL, return_when=FIRST_COMPLETED)
                 while not channel.empty():
                     watch.measured(channel.get())
-                for future in done:
+                for future in filter(done.__contains__, tuple(running)):  # a set has no order
                     got = future.result()
                     _close(running.pop(future), got, outcome, watch)
     except BrokenProcessPool:
