@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import gnomon as gn
-from gnomon.models import ResNetCifar10
+from gnomon.models import CharGPT, ResNetCifar10
 from gnomon.schedule import At, Every, OnPlateau, Timeline
 from gnomon.simulation import simulate
 
@@ -118,6 +118,14 @@ def test_a_simulation_has_the_sizes_that_growing_has():
         assert (receipt.parameters[1], receipt.flops[1]) == (size.parameters, size.flops)
         assert size.widths == tuple((w.group, w.new) for w in receipt.plan.widths)
     assert "step 100" in str(shown) and "Deepen('stage1.1'" in str(shown)
+
+
+def test_a_simulation_knows_that_a_growth_moves_the_eps_of_norms():
+    model, tokens = CharGPT(11, block=8), torch.randint(0, 11, (2, 8))
+    wider = gn.Widen("characters", by=1.5, rule=gn.NetMorph(zero="writers"))
+    g = gn.Grower(model, tokens)
+    shown = simulate(At(wider, epoch=0), g, epochs=1)
+    assert g.grow(wider).parameters == tuple(size.parameters for size in shown.sizes)
 
 
 def test_a_simulation_touches_nothing_and_draws_nothing():

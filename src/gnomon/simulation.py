@@ -19,6 +19,7 @@ from gnomon.plan import Plan
 from gnomon.prediction import Prediction
 from gnomon.repair import repair
 from gnomon.schedule import Schedule
+from gnomon.silence import moved_eps
 from gnomon.spec import classes_of
 from gnomon.surgery import Surgery, resize
 
@@ -99,7 +100,8 @@ def _apply(subject: Subject, plan: Plan) -> None:
     sizes = leaf_sizes(plan, analysis)
     resize(model, plan)
     if sizes:
-        repair(model, subject.calls, Prediction(analysis, sizes), Surgery())
+        prediction = Prediction(analysis, sizes, moved=moved_eps(analysis, plan.attributes))
+        repair(model, subject.calls, prediction, Surgery())
 
 
 def _again(subject: Subject) -> Analysis:
