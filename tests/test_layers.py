@@ -12,10 +12,10 @@ from gnomon.layers import sizes_of
 ROOT = Path(gnomon.__file__).parent
 
 ORDER = """
-errors, axes, draw -> decompose, embedding -> rules -> ops -> tape, snapshot -> spec
+errors, axes, draw, isometries -> decompose, embedding -> rules -> ops -> tape, snapshot -> spec
 -> scalings -> ways -> links -> edit, findings, kinds, dataflow, copies -> norms
--> bare_norms, groups, travel -> silence -> tied_streams
--> notation -> plan -> pieces -> fill -> optimizers, fingerprint, neighbour, ending
+-> bare_norms, groups, travel -> silence, turn_travel -> tied_streams -> turning
+-> notation -> plan -> pieces, turned -> fill, turned_state, turned_proof -> optimizers, fingerprint, neighbour, ending
 -> shared, first_gradients, settings -> surgery, insertion -> activations, blocks -> param_groups
 -> flops, layers, padding -> attributes, spreads -> planner, plain_layer, describing
 -> verify, fast_path, statistics, wrapped -> zero

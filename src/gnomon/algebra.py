@@ -14,6 +14,7 @@ from gnomon.pieces import Piece, is_in_pieces, pieces
 from gnomon.plan import Plan
 from gnomon.surgery import Surgery
 from gnomon.tape import owned_tensors
+from gnomon.turned_proof import turn_problem, turned_problem
 
 
 def prove_algebra(model: nn.Module, plan: Plan, surgery: Surgery) -> None:
@@ -23,10 +24,14 @@ def prove_algebra(model: nn.Module, plan: Plan, surgery: Surgery) -> None:
     """
     if not plan.preserves:
         return
-    owned = owned_tensors(model)
+    owned, gains = owned_tensors(model), surgery.old
+    if problem := turn_problem(plan):
+        raise NotProved(problem)
     for edit in plan.edits:
         old, new = surgery.old[edit.name], owned[edit.name].detach()
-        if is_in_pieces(edit):
+        if plan.turns:
+            problem = turned_problem(old, new, edit, plan, gains)
+        elif is_in_pieces(edit):
             parts = pieces(edit, plan)
             found = (_piece_problem(old, new, piece, plan) for piece in parts)
             problem = next(filter(None, found), "")

@@ -1,0 +1,83 @@
+"""The proof on the stored tensors of a turned stream: `V' T = V diag(gain)` and `W' = T W`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gnomon.axes import Form
+from gnomon.edit import DimEdit, TensorEdit
+from gnomon.plan import Plan
+from gnomon.turned import Act, Gains, along, behind, gain_of, is_constant, scaled, times
+from gnomon.turning import divided
+
+
+def turn_problem(plan: Plan) -> str:
+    """What is wrong with a matrix that norms must not notice: T'T = (K / N) 1 and T 1 = 1."""
+    for name, e in plan.embeddings.items():
+        if e.turn is None:
+            continue
+        t = e.matrix
+        square = t.T @ t * (e.old / e.size) - torch.eye(e.old, dtype=t.dtype)
+        off = max(float(square.abs().max()), float((t.sum(1) - 1).abs().max()))
+        if not off <= 1e-12:
+            return f"the matrix that turns '{name}' is off by {off:.1e}"
+    return ""
+
+
+def turned_problem(old: Tensor, new: Tensor, edit: TensorEdit, plan: Plan, gains: Gains) -> str:
+    """What is wrong with a stored tensor, seen as its writers and readers use it; "" for nothing.
+
+    gains: the old ones, by name.
+    """
+    kept = edit.rescaled(old.detach())
+    if is_constant(edit):
+        off = float((new.double() - kept.double().flatten()[0]).abs().max())
+        return f"a gain is off by {off:.1e}" if off else ""
+    seen, kept, reach = new.detach().double(), kept.double(), 1.0
+    for d in edit.dims:
+        if d.role == "read":
+            seen = along(seen, _grown(d, plan), _read(plan))
+            kept = along(kept, d, _gained(gains, d))
+            matrices = (plan.embeddings[name].matrix for name in d.form.names())
+            reach *= max(float(t.abs().sum(0).max()) for t in matrices)
+        else:
+            kept = along(kept, d, _written(plan, gains, edit.name, d))
+    if not seen.numel():
+        return ""
+    error = float((seen - kept).abs().max())
+    largest = max(float(new.abs().max()) * reach, float(kept.abs().max()))
+    limit = 4 * torch.finfo(old.dtype).eps * largest
+    return "" if error <= limit else f"it is off by {error:.1e}"
+
+
+def _grown(d: DimEdit, plan: Plan) -> DimEdit:
+    """The same dimension with the sizes that it has now."""
+    return DimEdit(d.dim, d.role, _with_sizes(d.form, plan), d.behind)
+
+
+def _with_sizes(form: Form, plan: Plan) -> Form:
+    parts = tuple(_with_sizes(part, plan) for part in form.parts)
+    return Form(form.kind, form.grown(plan.sizes), form.name, parts, form.against)
+
+
+def _read(plan: Plan) -> Act:
+    return lambda x, dim, group: times(x, dim, plan.embeddings[group].matrix.T)
+
+
+def _gained(gains: Gains, d: DimEdit) -> Act:
+    def act(x: Tensor, dim: int, group: str) -> Tensor:
+        b = behind(d, group)
+        return x if b is None else scaled(x, dim, gain_of(gains, b))
+
+    return act
+
+
+def _written(plan: Plan, gains: Gains, name: str, d: DimEdit) -> Act:
+    def act(x: Tensor, dim: int, group: str) -> Tensor:
+        b = behind(d, group)
+        if b is not None:
+            x = divided(x, gain_of(gains, b).to(x.device), name, b.gain)
+        return times(x, dim, plan.embeddings[group].matrix)
+
+    return act
