@@ -1,6 +1,6 @@
-"""Matrices that make a stream wider and that no norm notices: scaled isometries which keep the mean.
+"""Matrices that make a stream wider and that no norm notices: isometries which keep the mean.
 
-    T = 1 1' / n + sqrt(K / n) B A'         T' T = (K / n) I          T 1 = 1          T+ = (n / K) T'
+    T = 1 1' / n + sqrt(K / n) B A'       T' T = (K / n) I       T 1 = 1       T+ = (n / K) T'
 
 A (n, n-1) and B (K, n-1) have orthonormal columns, all of them orthogonal to 1. So T x has the mean
 of x, its mean of squares and its variance, and

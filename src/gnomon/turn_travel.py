@@ -69,7 +69,7 @@ class Seen:
     def behind(self) -> Iterator[tuple[Slot, set[Gain | None]]]:
         """Per slot that is read, or added by a norm, behind which gains."""
         yield from self.reads.items()
-        yield from ((slot, {*gains}) for slot, gains in self.biases.items())
+        yield from ((slot, set[Gain | None](gains)) for slot, gains in self.biases.items())
 
 
 @dataclass

@@ -35,7 +35,7 @@ _CHUNK = 1 << 20  # float64 entries worked on at once: bounds the extra memory
 
 
 def gains_of(plan: Plan, owned: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies of the gains that a plan moves into other tensors, as they are before it is applied."""
+    """Copies of the gains that a plan moves into other tensors, as they are before that."""
     names = {b.gain for edit in plan.edits for d in edit.dims for b in d.behind}
     return {name: owned[name].detach().clone() for name in names}
 
