@@ -15,7 +15,8 @@ ORDER = """
 errors, axes, draw, isometries -> decompose, embedding -> rules -> ops -> tape, snapshot -> spec
 -> scalings -> ways -> links -> edit, findings, kinds, dataflow, copies -> norms
 -> bare_norms, groups, travel -> silence, turn_travel -> tied_streams -> turning
--> notation -> plan -> pieces, turned -> fill, turned_state, turned_proof -> optimizers, fingerprint, neighbour, ending
+-> notation -> plan -> pieces, turned -> fill -> optimizers, fingerprint, neighbour, ending
+-> turned_state, turned_proof
 -> shared, first_gradients, settings -> surgery, insertion -> activations, blocks -> param_groups
 -> flops, layers, padding -> attributes, spreads -> planner, plain_layer, describing
 -> verify, fast_path, statistics, wrapped -> zero

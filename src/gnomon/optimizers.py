@@ -22,10 +22,6 @@ from gnomon.errors import Unsupported
 from gnomon.fill import in_format_of
 from gnomon.pieces import Piece, grown_in_pieces, is_in_pieces
 from gnomon.plan import Plan
-from gnomon.turned import Gains
-from gnomon.turned_state import turned_gradient, turned_squares
-
-_NONE: Gains = {}
 
 
 @dataclass(frozen=True)
@@ -87,79 +83,51 @@ def _items(value: object) -> list[object]:
 
 
 def carried_state(
-    optimizer: Optimizer, parameter: Tensor, edit: TensorEdit, plan: Plan, gains: Gains = _NONE
+    optimizer: Optimizer, parameter: Tensor, edit: TensorEdit, plan: Plan
 ) -> dict[str, Tensor]:
     """The grown tensors of a parameter's state; what has no dimension is left alone.
 
-    gains: of norms, by name, as they were before the plan was applied.
     Raises Unsupported for state that no rule here knows.
     """
     grown = {}
+    for key, value, moment in moments_of(optimizer, parameter, edit.name):
+        start = float(value.double().mean()) if moment.start == "mean" else _initial(optimizer, key)
+        grown[key] = carried(value, edit, plan, degree=moment.degree, start=start)
+    return grown
+
+
+def moments_of(
+    optimizer: Optimizer, parameter: Tensor, name: str
+) -> Iterator[tuple[str, Tensor, Moment]]:
+    """A parameter's state, but for what has no dimension. Raises Unsupported for what is unknown.
+
+    name: of the parameter, for the message.
+    """
     for key, value in optimizer.state.get(parameter, {}).items():
         if not isinstance(value, Tensor) or value.dim() == 0:
             continue
         moment = MOMENTS.get(key)
         if moment is None:
             raise Unsupported(
-                f"{type(optimizer).__name__} keeps '{key}' for '{edit.name}', which cannot be "
+                f"{type(optimizer).__name__} keeps '{key}' for '{name}', which cannot be "
                 f"carried along; carried are {', '.join(MOMENTS)}. Make a new optimizer after "
                 f"growing, or use SGD, Adam(W), RMSprop or Adagrad"
             )
-        if plan.turns:
-            grown[key] = _turned(value, moment, edit, plan, gains)
-            continue
-        start = float(value.double().mean()) if moment.start == "mean" else _initial(optimizer, key)
-        grown[key] = carried(value, edit, plan, degree=moment.degree, start=start)
-    if plan.turns:
-        _bound(grown, optimizer, parameter)
-    return grown
-
-
-def _turned(value: Tensor, moment: Moment, edit: TensorEdit, plan: Plan, gains: Gains) -> Tensor:
-    if moment.degree == 1 and moment.start == "zero":
-        return turned_gradient(value, edit, plan, gains)
-    return turned_squares(value, edit, plan, gains, degree=moment.degree)
-
-
-def _bound(grown: Mapping[str, Tensor], optimizer: Optimizer, parameter: Tensor) -> None:
-    """Second moments no smaller than squares of first ones, so that no entry is kicked.
-
-    Turned, first moments of many channels may add up in one, second ones only as if they did not.
-    """
-    group = next(g for g in optimizer.param_groups if any(p is parameter for p in g["params"]))
-    steps = float(optimizer.state[parameter].get("step", 0))
-    first, ratio = grown.get("exp_avg"), 1.0
-    if first is not None and "betas" in group and steps:
-        one, two = (1 - float(beta) ** steps for beta in group["betas"])
-        ratio = two / one**2 if one else 1.0
-    first = grown.get("grad_avg") if first is None else first
-    for key in RAISED:
-        if first is not None and key in grown:
-            torch.maximum(grown[key], first.square() * ratio, out=grown[key])
+        yield key, value, moment
 
 
 def _initial(optimizer: Optimizer, key: str) -> float:
     return float(optimizer.defaults.get("initial_accumulator_value", 0.0)) if key == "sum" else 0.0
 
 
-def carried(
-    value: Tensor,
-    edit: TensorEdit,
-    plan: Plan,
-    *,
-    degree: int,
-    start: float,
-    gains: Gains = _NONE,
-) -> Tensor:
+def carried(value: Tensor, edit: TensorEdit, plan: Plan, *, degree: int, start: float) -> Tensor:
     """A gradient-like tensor after an edit.
 
     Readers of copies keep their column. r writers of one signal share its gradient: a moment of
     degree d is divided by r^d if they share evenly; if nobody knows how, first moments are divided
     by r and second ones kept, which cannot move anything too far. Where w became a * w + b, its
-    gradient is divided by a. Fresh entries are `start`. Of turned channels see `gnomon.turned`.
+    gradient is divided by a. Fresh entries are `start`.
     """
-    if plan.turns:
-        return turned_gradient(value, edit, plan, gains)
     if is_in_pieces(edit):
 
         def part(x: Tensor, piece: Piece) -> Tensor:

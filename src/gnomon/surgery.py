@@ -27,6 +27,7 @@ from gnomon.plan import Plan
 from gnomon.settings import changed, fields, say
 from gnomon.tape import owned_tensors
 from gnomon.turned import gains_of
+from gnomon.turned_state import turned_gradient, turned_state
 
 
 @dataclass
@@ -69,9 +70,13 @@ def operate(
     gains = gains_of(plan, owned)
     for edit in plan.edits:
         tensor, holders = owned[edit.name], _holders(optimizers, owned[edit.name])
-        state = [(o, carried_state(o, tensor, edit, plan, gains)) for o in holders]
-        new = grown(tensor, edit, plan, clock, gains)
-        _resize(surgery, tensor, edit, new, partial(carried, edit=edit, plan=plan, gains=gains))
+        if plan.turns:
+            state = [(o, turned_state(o, tensor, edit, plan, gains)) for o in holders]
+            carry = partial(turned_gradient, edit=edit, plan=plan, gains=gains)
+        else:
+            state = [(o, carried_state(o, tensor, edit, plan)) for o in holders]
+            carry = partial(carried, edit=edit, plan=plan, degree=1, start=0.0)
+        _resize(surgery, tensor, edit, grown(tensor, edit, plan, clock, gains), carry)
         for optimizer, values in state:
             _set_state(surgery, optimizer, tensor, values)
             if any(key in RAISED for key in values):
@@ -206,7 +211,7 @@ def _resize(
     tensor: Tensor,
     edit: TensorEdit,
     new: Tensor,
-    carry: Callable[..., Tensor],
+    carry: Callable[[Tensor], Tensor],
 ) -> None:
     before, gradient = tensor.detach(), tensor.grad if tensor.is_leaf else None
     surgery.old[edit.name] = before
@@ -219,7 +224,7 @@ def _resize(
 
     if gradient is not None and gradient.is_sparse:
         raise Unsupported(f"'{edit.name}' has a sparse gradient: call optimizer.zero_grad() first")
-    wider = None if gradient is None else carry(gradient, degree=1, start=0.0)
+    wider = None if gradient is None else carry(gradient)
     surgery._undo.append(undo)
     tensor.grad = None
     with torch.no_grad():

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from gnomon.edit import DimEdit, TensorEdit
 from gnomon.fill import in_format_of
+from gnomon.optimizers import RAISED, moments_of
 from gnomon.plan import Plan
 from gnomon.turned import Act, Gains, along, behind, gain_of, is_constant, scaled, times
 
@@ -23,23 +25,63 @@ def turned_gradient(value: Tensor, edit: TensorEdit, plan: Plan, gains: Gains) -
     return in_format_of(value, (new / edit.scale).to(value.dtype))
 
 
-def turned_squares(
-    value: Tensor, edit: TensorEdit, plan: Plan, gains: Gains, *, degree: int
-) -> Tensor:
-    """A moment that is never negative: mixed with squares of the matrices, so that it stays so.
+def turned_state(
+    optimizer: Optimizer, parameter: Tensor, edit: TensorEdit, plan: Plan, gains: Gains
+) -> dict[str, Tensor]:
+    """The state of a turned parameter; what has no dimension is left alone.
 
-    degree: 2 for squares, 1 for largest absolute values. Writers also get gradients by what their
-    readers read anew: (1 - N / K) of the mean is added for it. A gain's is its mean.
+    First moments are turned as gradients are. Squares are mixed by the squares of the matrices, and
+    then no smaller than the square of the first moment: turned, those of many channels may add up
+    in one. The momentum of RMSprop is made of steps, and turned as weights are. A gain starts anew:
+    first moments zero, squares their mean. So does the centre of a centred RMSprop.
+
+    Raises Unsupported for state that no rule here knows.
     """
-    squares = value.double() ** (2 / degree)
+    new = {}
+    for key, value, moment in moments_of(optimizer, parameter, edit.name):
+        if key == "momentum_buffer" and "square_avg" in optimizer.state[parameter]:
+            new[key] = _turned_update(value, edit, plan, gains)
+        elif key == "grad_avg":
+            new[key] = value.new_zeros(plan.grown_shape(edit))
+        elif moment.degree == 1 and moment.start == "zero":
+            new[key] = turned_gradient(value, edit, plan, gains)
+        else:
+            squares = _mixed(value.double() ** (2 / moment.degree), edit, plan, gains)
+            new[key] = in_format_of(value, (squares ** (moment.degree / 2)).to(value.dtype))
+    if "exp_avg" in new:
+        least = new["exp_avg"].square() * _correction(optimizer, parameter)
+        new |= {key: torch.maximum(new[key], least) for key in RAISED if key in new}
+    return new
+
+
+def _turned_update(value: Tensor, edit: TensorEdit, plan: Plan, gains: Gains) -> Tensor:
+    """Steps of a turned tensor: those after which it is the turned tensor of the stepped one."""
     if is_constant(edit):
-        new = squares.mean().expand(plan.grown_shape(edit)).clone()
-    else:
-        new = squares
-        for d in edit.dims:
-            new = along(new, d, _squares(plan, gains, d))
-        new = new / edit.scale**2
-    return in_format_of(value, (new ** (degree / 2)).to(value.dtype))
+        return value.new_zeros(plan.grown_shape(edit))
+    new = value.double() * edit.scale
+    for d in edit.dims:
+        new = along(new, d, _update(plan, gains, d))
+    return in_format_of(value, new.to(value.dtype))
+
+
+def _mixed(squares: Tensor, edit: TensorEdit, plan: Plan, gains: Gains) -> Tensor:
+    """Of gradients that do not depend on each other; float64."""
+    new = squares.double()
+    if is_constant(edit):
+        return new.mean().expand(plan.grown_shape(edit))
+    for d in edit.dims:
+        new = along(new, d, _squares(plan, gains, d))
+    return new / edit.scale**2
+
+
+def _correction(optimizer: Optimizer, parameter: Tensor) -> float:
+    """What Adam's corrections of a square are to those of a first moment's square."""
+    group = next(g for g in optimizer.param_groups if any(p is parameter for p in g["params"]))
+    steps = float(optimizer.state[parameter].get("step", 0))
+    if not steps or "betas" not in group:
+        return 1.0
+    first, second = (1 - float(beta) ** steps for beta in group["betas"])
+    return second / first**2 if first else 1.0
 
 
 def _gradient(plan: Plan, gains: Gains, d: DimEdit) -> Act:
@@ -54,13 +96,26 @@ def _gradient(plan: Plan, gains: Gains, d: DimEdit) -> Act:
     return act
 
 
+def _update(plan: Plan, gains: Gains, d: DimEdit) -> Act:
+    def act(x: Tensor, dim: int, group: str) -> Tensor:
+        e, b = plan.embeddings[group], behind(d, group)
+        if d.role == "write":
+            x = x if b is None else scaled(x, dim, 1 / _away_from_zero(gain_of(gains, b)))
+            return times(x, dim, e.matrix)
+        x = x if b is None else scaled(x, dim, gain_of(gains, b))
+        return times(x, dim, e.matrix * (e.old / e.size))
+
+    return act
+
+
 def _squares(plan: Plan, gains: Gains, d: DimEdit) -> Act:
     def act(x: Tensor, dim: int, group: str) -> Tensor:
         e, b = plan.embeddings[group], behind(d, group)
         if d.role == "write":
             x = x if b is None else scaled(x, dim, gain_of(gains, b) ** 2)
             q = e.old / e.size
-            return times(x, dim, (e.matrix * q) ** 2) + (1 - q) * x.mean(dim, keepdim=True)
+            more = (1 - q) * x.mean(dim, keepdim=True)  # by what readers read anew
+            return times(x, dim, (e.matrix * q) ** 2) + more
         x = x if b is None else scaled(x, dim, _away_from_zero(gain_of(gains, b)) ** -2)
         return times(x, dim, e.matrix**2)
 
