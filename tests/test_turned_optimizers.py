@@ -63,7 +63,7 @@ def test_state_is_turned_stays_positive_and_nothing_is_kicked(name):
         ours += [float(m.max()) for m in moves(model, optimizer, 100 + step).values()]
         theirs += [float(m.max()) for m in moves(small, other, 100 + step).values()]
     assert all(p.isfinite().all() for p in model.parameters())
-    # a centred RMSprop makes steps of 25 rates in the small model too; turned, several add up in one
+    # a centred RMSprop makes steps of 25 rates in the small model too; turned, several add up
     assert max(ours) <= max(1.2 * RATE, (3 if name == "RMSprop" else 1.5) * max(theirs))
 
 
