@@ -220,6 +220,53 @@ def test_what_is_read_through_a_flatten_and_beside_other_channels():
     assert moved(old, new, x) <= 1e-12 and new.head.weight.shape == (2, 5 * 7 + 7 + 2)
 
 
+class Merged(nn.Module):
+    """Neighbours are normed together, as where a Swin halves its resolution."""
+
+    def __init__(self, how="cat"):
+        super().__init__()
+        self.stem, self.norm, self.how = nn.Linear(3, 5), nn.LayerNorm(10), how
+        self.merge, self.head = nn.Linear(10, 4, bias=False), nn.Linear(5, 4)
+
+    def forward(self, x):
+        x = self.stem(x)
+        pairs = torch.cat([x[:, 0::2], x[:, 1::2]], -1)
+        if self.how == "view":
+            pairs = x.reshape(x.shape[0], -1, 2 * x.shape[-1])
+        y = self.norm(pairs)
+        if self.how == "swapped":
+            y = torch.cat([*reversed(y.chunk(2, -1))], -1)
+        if self.how == "parts":
+            return self.head(y.unflatten(-1, (2, -1))).sum(2) + self.merge(pairs)
+        return self.merge(y) + self.head(x[:, ::2])
+
+
+@pytest.mark.parametrize("how", ["cat", "view"])
+@pytest.mark.parametrize("moment", ["exp_avg", "exp_avg_sq"])
+def test_a_norm_over_several_positions_at_once(how, moment):
+    old, x = made(lambda: Merged(how)), torch.randn(2, 6, 3, dtype=torch.float64)
+    new = copy.deepcopy(old)
+    adam = torch.optim.Adam(new.parameters(), lr=0.0)
+    (new(x) ** 2).sum().backward()
+    adam.step()
+    adam.zero_grad()
+    (new(x) ** 2).sum().backward()
+    gn.Grower(new, x, adam).grow(gn.Widen("stem", add=2, rule=ISOMETRY))
+    assert moved(old, new, x) <= 1e-12 and new.merge.weight.shape == (4, 14)
+    assert adam.state[new.merge.weight][moment].shape == (4, 14)
+    carried = new.merge.weight.grad.clone()
+    new.zero_grad()
+    (new(x) ** 2).sum().backward()
+    assert torch.allclose(carried, new.merge.weight.grad, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("how", ["swapped", "parts"])
+def test_parts_of_what_a_norm_averages_do_not_know_their_gains(how):
+    model, x = made(lambda: Merged(how)), torch.randn(2, 6, 3, dtype=torch.float64)
+    with refused(gn.CannotPreserve, "takes apart what a norm averages", of=model):
+        grow(model, x, "stem")
+
+
 def test_masked_and_padded_positions_and_dropped_paths():
     class Masked(streams.Language):
         def forward(self, tokens):
@@ -228,12 +275,29 @@ def test_masked_and_padded_positions_and_dropped_paths():
             x = torch.where((torch.arange(7) == 4)[:, None], x.mean(1, keepdim=True), x)
             x = torch.cat([self.positions.expand(3, -1, -1)[:, :1], x], 1) * tokens.sum() / 2
             x = self.norm(self.blocks(x)).masked_fill((torch.arange(8) == 3)[:, None], 0.0)
+            if self.training:  # drops whole examples, not channels
+                x = x * x.new_empty((3, 1, 1)).bernoulli_(0.7) / 0.7
             return self.head(x[:, 2:].mean(1) - x[:, 0])
 
     old = made(lambda: Masked(nn.LayerNorm))
     new = copy.deepcopy(old)
-    grow(new)
-    assert moved(old, new) <= 1e-12
+    receipt = grow(new)  # with masks set to their mean
+    assert receipt.largest_change <= 1e-12 and "'blocks.0.dropout'" in str(receipt.plan)
+    assert change(answers(old, X, False), answers(new, X, False)) <= 1e-12
+
+
+@pytest.mark.parametrize("until", [(), "1", "2"], ids=str)
+def test_a_stream_that_ends_at_a_block(until):
+    def block():
+        return gn.Residual(nn.Sequential(nn.LayerNorm(6), nn.Linear(6, 8), nn.Linear(8, 6)))
+
+    layers = nn.Linear(3, 6), block(), block(), nn.LayerNorm(6), nn.Linear(6, 2)
+    old, x = made(lambda: nn.Sequential(*layers)), torch.randn(5, 3, dtype=torch.float64)
+    new = copy.deepcopy(old)
+    grower = gn.Grower(new, x)
+    grower.grow(gn.Widen("0", by=1.5, rule=ISOMETRY, until=until))
+    assert moved(old, new, x) <= 1e-12
+    assert new[4].weight.shape[1] == (6 if until else 9)
 
 
 # --- refusals --------------------------------------------------------------------------------

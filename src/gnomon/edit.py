@@ -22,12 +22,14 @@ class Behind:
     """The gain of a norm, slope * parameter + offset, that a turned stream has just passed.
 
     group: the stream. The gain becomes 1 and what comes behind it takes it over.
+    whole: it has a number for each entry of a dimension in which the stream is only a part.
     """
 
     group: str
     gain: str
     slope: float = 1.0
     offset: float = 0.0
+    whole: bool = False
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,9 @@ def tensor_edit(data: dict[str, Any]) -> TensorEdit:
 
 def _dim_edit(data: dict[str, Any]) -> DimEdit:
     behind = tuple(
-        Behind(str(b["group"]), str(b["gain"]), float(b["slope"]), float(b["offset"]))
+        Behind(
+            str(b["group"]), str(b["gain"]), float(b["slope"]), float(b["offset"]), bool(b["whole"])
+        )
         for b in data.get("behind", ())
     )
     return DimEdit(int(data["dim"]), _role(data["role"]), _form(data["form"]), behind)

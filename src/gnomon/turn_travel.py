@@ -18,12 +18,12 @@ from typing import Literal
 
 from torch import Tensor
 
-from gnomon.axes import Axis, leaves
+from gnomon.axes import Axis, Form, form, leaves
 from gnomon.errors import CannotPreserve
 from gnomon.norms import Gain, Norm
 from gnomon.ops import shape
 from gnomon.ops.context import Context, Op
-from gnomon.travel import LINEAR_OVER_POSITIONS, SAME_NUMBERS
+from gnomon.travel import LINEAR_OVER_POSITIONS, SAME_NUMBERS, whole
 
 Slot = tuple[str, int]
 
@@ -57,6 +57,7 @@ class Seen:
     biases: what norms add behind a gain: per slot that gain.
     gains:  those that the readers take over; kept: those that stay.
     random: random operations on the stream, by module.
+    wholes: the gains of norms over more than the channels alone, and what these norms average.
     """
 
     reads: dict[Slot, set[Gain | None]] = field(default_factory=lambda: defaultdict(set))
@@ -65,6 +66,7 @@ class Seen:
     gains: set[Gain] = field(default_factory=set)
     kept: set[Gain] = field(default_factory=set)
     random: dict[str, None] = field(default_factory=dict)
+    wholes: dict[str, Form] = field(default_factory=dict)
 
     def behind(self) -> Iterator[tuple[Slot, set[Gain | None]]]:
         """Per slot that is read, or added by a norm, behind which gains."""
@@ -107,6 +109,8 @@ class Walk:
                 self.refuse(op, carriers, "keeps a signal in a buffer")
             state = INSIDE if id(op) in parts else self._after(op, carriers)
             for y in made:
+                if state.gain is not None and not self._is_whole(state.gain, self.t.axes(y)):
+                    self.refuse(op, [state], "takes apart what a norm averages together")
                 self._state[id(y)] = state
 
     def carries(self, x: Tensor) -> bool:
@@ -174,10 +178,17 @@ class Walk:
             else:
                 self.seen.gains.add(gain)
                 after = State("turned", gain)
+                if not whole(norm.axes[0], self.leaf):
+                    self.seen.wholes[gain.name] = form(norm.axes[0], {self.leaf: "stream"})
         if norm.bias is not None:
             self._add_bias(op, norm.bias, after)
         for y in op.outputs:
             self._state[id(y)] = after
+
+    def _is_whole(self, gain: Gain, axes: Iterable[Axis]) -> bool:
+        """Whether one of these axes is all that the norm of a gain averages."""
+        wanted = self.seen.wholes.get(gain.name)
+        return wanted is None or any(form(axis, {self.leaf: "stream"}) == wanted for axis in axes)
 
     def _add_bias(self, op: Op, name: str, after: State) -> None:
         slots = {(name, dim) for dim, a in enumerate(self.t.dims[name]) if self._has(a)}
@@ -240,8 +251,10 @@ class Walk:
         state = self.state(op, signal)
         if state.kind in ("noise", "inside"):
             self.refuse(op, (), "reads what no longer is a plain turn")
-        for slot in self._slots(weight, axis):
-            self.seen.reads[slot].add(state.gain)
+        for name, dim in self._slots(weight, axis):
+            if state.gain and not self._is_whole(state.gain, [self.t.dims[name][dim]]):
+                self.refuse(op, [state], "reads a part of what a norm averages together")
+            self.seen.reads[name, dim].add(state.gain)
 
     def _slots(self, weight: Tensor, axis: Axis) -> set[Slot]:
         name = self.t.stored(weight)
@@ -345,6 +358,8 @@ class Walk:
 
 _Handler = Callable[[Walk, Op, Sequence[Tensor]], State]
 
+_NOTHING = ("zeros", "zeros_like", "new_zeros", "empty_like", "new_empty")
+_ONE_NUMBER = ("full", "full_like", "new_full", "ones", "ones_like", "new_ones")
 _HANDLERS: Mapping[str, _Handler] = (
     dict.fromkeys(("mm", "bmm", "mv", "dot", "_grouped_mm"), Walk.multiplies)
     | dict.fromkeys(("addmm", "baddbmm"), Walk.multiplies_and_adds)
@@ -352,8 +367,8 @@ _HANDLERS: Mapping[str, _Handler] = (
     | dict.fromkeys(("add", "sub", "rsub"), Walk.adds)
     | dict.fromkeys(("mul", "div"), Walk.scales)
     | dict.fromkeys(("masked_fill", "where"), Walk.fills)
-    | dict.fromkeys(("zeros", "zeros_like", "new_zeros", "empty_like"), Walk.starts)
-    | dict.fromkeys(("full", "full_like", "ones", "ones_like"), Walk.fills_all)
+    | dict.fromkeys(_NOTHING, Walk.starts)
+    | dict.fromkeys(_ONE_NUMBER, Walk.fills_all)
     | dict.fromkeys(("copy", "index_put"), Walk.is_put)
     | {"bernoulli": Walk.drops, "expand": Walk.expands, "neg": Walk.keeps}
     | {"constant_pad_nd": Walk.pads, "embedding": Walk.looks_up}

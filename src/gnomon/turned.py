@@ -60,13 +60,13 @@ def turned(old: Tensor, edit: TensorEdit, plan: Plan, gains: Gains, draws: list[
     for start in range(0, new.shape[dim], step):
         length = min(step, new.shape[dim] - start)
         part = x.narrow(dim, start, length) if step < new.shape[dim] else x
-        part = part.double()
+        part = by_gains(part.double(), edit, gains)
         for d in edit.dims:
             if d.role == "write":
-                part = along(part, d, _written(plan, gains, edit.name, d))
+                part = along(part, d, _written(plan))
         for d in edit.dims:
             if d.role == "read":
-                part = along(part, d, _read(plan, gains, d, own[d.dim]))
+                part = along(part, d, _read(plan, own[d.dim]))
         target = new.narrow(dim, start, length) if step < new.shape[dim] else new
         target.copy_(part)
     return new
@@ -127,9 +127,22 @@ def scaled(x: Tensor, dim: int, factors: Tensor) -> Tensor:
     return x * factors.to(x.device).reshape([-1 if i == dim else 1 for i in range(x.dim())])
 
 
-def behind(d: DimEdit, group: str) -> Behind | None:
-    """The gain behind which a group is read, or added to, in this dimension."""
-    return next((b for b in d.behind if b.group == group), None)
+def by_gains(x: Tensor, edit: TensorEdit, gains: Gains) -> Tensor:
+    """A tensor before it is turned: readers times the gain they take over, biases divided by it."""
+    for d in edit.dims:
+        for b in d.behind:
+            if d.role == "write":  # the bias of a norm, as long as its gain
+                x = divided(x, gain_of(gains, b).to(x.device), edit.name, b.gain)
+            else:
+                x = times_gain(x, d, b, gain_of(gains, b))
+    return x
+
+
+def times_gain(x: Tensor, d: DimEdit, b: Behind, factors: Tensor) -> Tensor:
+    """Every channel behind one gain times its factor; of a bias every entry."""
+    if d.role == "write" or b.whole:
+        return scaled(x, d.dim, factors)
+    return along(x, d, lambda y, dim, group: scaled(y, dim, factors) if group == b.group else y)
 
 
 def gain_of(gains: Gains, b: Behind) -> Tensor:
@@ -137,27 +150,18 @@ def gain_of(gains: Gains, b: Behind) -> Tensor:
     return values(gains[b.gain], b.slope, b.offset).cpu()
 
 
-def _written(plan: Plan, gains: Gains, name: str, d: DimEdit) -> Act:
+def _written(plan: Plan) -> Act:
+    return lambda x, dim, group: times(x, dim, plan.embeddings[group].matrix)
+
+
+def _read(plan: Plan, draw: Draw) -> Act:
     def act(x: Tensor, dim: int, group: str) -> Tensor:
-        b = behind(d, group)
-        if b is not None:  # the bias of a norm
-            x = divided(x, gain_of(gains, b).to(x.device), name, b.gain)
-        return times(x, dim, plan.embeddings[group].matrix)
-
-    return act
-
-
-def _read(plan: Plan, gains: Gains, d: DimEdit, draw: Draw) -> Act:
-    def act(x: Tensor, dim: int, group: str) -> Tensor:
-        e, b = plan.embeddings[group], behind(d, group)
-        x = x if b is None else scaled(x, dim, gain_of(gains, b))
-        shape = list(x.shape)
+        e, shape = plan.embeddings[group], x.shape
         flat = x.reshape(prod(shape[:dim]), shape[dim], prod(shape[dim + 1 :]))
         free = plan.rule.free(flat, e, draw).to(x.device)
         missing = flat - times(free, 1, e.matrix.T)
-        return (free + times(missing, 1, back(e).T)).reshape(
-            *shape[:dim], e.size, *shape[dim + 1 :]
-        )
+        made = free + times(missing, 1, back(e).T)
+        return made.reshape(*shape[:dim], e.size, *shape[dim + 1 :])
 
     return act
 

@@ -8,8 +8,7 @@ from torch import Tensor
 from gnomon.axes import Form
 from gnomon.edit import DimEdit, TensorEdit
 from gnomon.plan import Plan
-from gnomon.turned import Act, Gains, along, behind, gain_of, is_constant, scaled, times
-from gnomon.turning import divided
+from gnomon.turned import Act, Gains, along, by_gains, is_constant, times
 
 _ROUNDING = 2.0**-46  # of the products with a matrix, which are in float64 in every dtype
 
@@ -36,15 +35,14 @@ def turned_problem(old: Tensor, new: Tensor, edit: TensorEdit, plan: Plan, gains
     if is_constant(edit):
         off = float((new.double() - kept.double().flatten()[0]).abs().max())
         return f"a gain is off by {off:.1e}" if off else ""
-    seen, kept, reach = new.detach().double(), kept.double(), 1.0
+    seen, kept, reach = new.detach().double(), by_gains(kept.double(), edit, gains), 1.0
     for d in edit.dims:
         if d.role == "read":
             seen = along(seen, _grown(d, plan), _read(plan))
-            kept = along(kept, d, _gained(gains, d))
             matrices = (plan.embeddings[name].matrix for name in d.form.names())
             reach *= max(float(t.abs().sum(0).max()) for t in matrices)
         else:
-            kept = along(kept, d, _written(plan, gains, edit.name, d))
+            kept = along(kept, d, _written(plan))
     if not seen.numel():
         return ""
     error = float((seen - kept).abs().max())
@@ -67,19 +65,5 @@ def _read(plan: Plan) -> Act:
     return lambda x, dim, group: times(x, dim, plan.embeddings[group].matrix.T)
 
 
-def _gained(gains: Gains, d: DimEdit) -> Act:
-    def act(x: Tensor, dim: int, group: str) -> Tensor:
-        b = behind(d, group)
-        return x if b is None else scaled(x, dim, gain_of(gains, b))
-
-    return act
-
-
-def _written(plan: Plan, gains: Gains, name: str, d: DimEdit) -> Act:
-    def act(x: Tensor, dim: int, group: str) -> Tensor:
-        b = behind(d, group)
-        if b is not None:
-            x = divided(x, gain_of(gains, b).to(x.device), name, b.gain)
-        return times(x, dim, plan.embeddings[group].matrix)
-
-    return act
+def _written(plan: Plan) -> Act:
+    return lambda x, dim, group: times(x, dim, plan.embeddings[group].matrix)

@@ -10,7 +10,7 @@ from gnomon.edit import DimEdit, TensorEdit
 from gnomon.fill import in_format_of
 from gnomon.optimizers import RAISED, moments_of
 from gnomon.plan import Plan
-from gnomon.turned import Act, Gains, along, behind, gain_of, is_constant, scaled, times
+from gnomon.turned import Act, Gains, along, gain_of, is_constant, times, times_gain
 
 _LEAST = 0.01  # of a norm's largest gain: what gradients are divided by at least
 
@@ -19,9 +19,9 @@ def turned_gradient(value: Tensor, edit: TensorEdit, plan: Plan, gains: Gains) -
     """A gradient, or a moment of first degree, of a turned tensor; zero for a gain."""
     if is_constant(edit):
         return value.new_zeros(plan.grown_shape(edit))
-    new = value.double()
+    new = _by_gains(value.double(), edit, gains, written=1, read=-1)
     for d in edit.dims:
-        new = along(new, d, _gradient(plan, gains, d))
+        new = along(new, d, _gradient(plan, d))
     return in_format_of(value, (new / edit.scale).to(value.dtype))
 
 
@@ -58,19 +58,19 @@ def _turned_update(value: Tensor, edit: TensorEdit, plan: Plan, gains: Gains) ->
     """Steps of a turned tensor: those after which it is the turned tensor of the stepped one."""
     if is_constant(edit):
         return value.new_zeros(plan.grown_shape(edit))
-    new = value.double() * edit.scale
+    new = _by_gains(value.double(), edit, gains, written=-1, read=1) * edit.scale
     for d in edit.dims:
-        new = along(new, d, _update(plan, gains, d))
+        new = along(new, d, _update(plan, d))
     return in_format_of(value, new.to(value.dtype))
 
 
 def _mixed(squares: Tensor, edit: TensorEdit, plan: Plan, gains: Gains) -> Tensor:
     """Of gradients that do not depend on each other; float64."""
-    new = squares.double()
     if is_constant(edit):
-        return new.mean().expand(plan.grown_shape(edit))
+        return squares.double().mean().expand(plan.grown_shape(edit))
+    new = _by_gains(squares.double(), edit, gains, written=2, read=-2)
     for d in edit.dims:
-        new = along(new, d, _squares(plan, gains, d))
+        new = along(new, d, _squares(plan, d))
     return new / edit.scale**2
 
 
@@ -84,40 +84,40 @@ def _correction(optimizer: Optimizer, parameter: Tensor) -> float:
     return second / first**2 if first else 1.0
 
 
-def _gradient(plan: Plan, gains: Gains, d: DimEdit) -> Act:
+def _by_gains(x: Tensor, edit: TensorEdit, gains: Gains, *, written: float, read: float) -> Tensor:
+    """Times powers of the gains that were moved into a tensor: other ones in biases and readers."""
+    for d in edit.dims:
+        power = written if d.role == "write" else read
+        for b in d.behind:
+            gain = gain_of(gains, b)
+            x = times_gain(x, d, b, (gain if power > 0 else _away_from_zero(gain)) ** power)
+    return x
+
+
+def _gradient(plan: Plan, d: DimEdit) -> Act:
     def act(x: Tensor, dim: int, group: str) -> Tensor:
-        e, b = plan.embeddings[group], behind(d, group)
-        if d.role == "write":
-            x = x if b is None else scaled(x, dim, gain_of(gains, b))
-            return times(x, dim, e.matrix * (e.old / e.size))
-        x = x if b is None else scaled(x, dim, 1 / _away_from_zero(gain_of(gains, b)))
-        return times(x, dim, e.matrix)
+        e = plan.embeddings[group]
+        return times(x, dim, e.matrix * (e.old / e.size if d.role == "write" else 1.0))
 
     return act
 
 
-def _update(plan: Plan, gains: Gains, d: DimEdit) -> Act:
+def _update(plan: Plan, d: DimEdit) -> Act:
     def act(x: Tensor, dim: int, group: str) -> Tensor:
-        e, b = plan.embeddings[group], behind(d, group)
-        if d.role == "write":
-            x = x if b is None else scaled(x, dim, 1 / _away_from_zero(gain_of(gains, b)))
-            return times(x, dim, e.matrix)
-        x = x if b is None else scaled(x, dim, gain_of(gains, b))
-        return times(x, dim, e.matrix * (e.old / e.size))
+        e = plan.embeddings[group]
+        return times(x, dim, e.matrix * (1.0 if d.role == "write" else e.old / e.size))
 
     return act
 
 
-def _squares(plan: Plan, gains: Gains, d: DimEdit) -> Act:
+def _squares(plan: Plan, d: DimEdit) -> Act:
     def act(x: Tensor, dim: int, group: str) -> Tensor:
-        e, b = plan.embeddings[group], behind(d, group)
-        if d.role == "write":
-            x = x if b is None else scaled(x, dim, gain_of(gains, b) ** 2)
-            q = e.old / e.size
-            more = (1 - q) * x.mean(dim, keepdim=True)  # by what readers read anew
-            return times(x, dim, (e.matrix * q) ** 2) + more
-        x = x if b is None else scaled(x, dim, _away_from_zero(gain_of(gains, b)) ** -2)
-        return times(x, dim, e.matrix**2)
+        e = plan.embeddings[group]
+        if d.role == "read":
+            return times(x, dim, e.matrix**2)
+        q = e.old / e.size
+        more = (1 - q) * x.mean(dim, keepdim=True)  # by what readers read anew
+        return times(x, dim, (e.matrix * q) ** 2) + more
 
     return act
 

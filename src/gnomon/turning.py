@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from gnomon.axes import Axis
+from gnomon.axes import Axis, factors, leaves, resolve, segments
 from gnomon.edit import Behind, DimEdit, TensorEdit
 from gnomon.errors import CannotPreserve, Unsupported
 from gnomon.groups import Analysis, Group
@@ -26,7 +26,6 @@ from gnomon.ops.context import Context, Role
 from gnomon.silence import gains_alone
 from gnomon.tape import owned_tensors
 from gnomon.tied_streams import shares
-from gnomon.travel import whole
 from gnomon.turn_travel import OTHER, NotBehind, Seen, Slot, Walk
 
 
@@ -74,7 +73,7 @@ def turning(model: nn.Module, analysis: Analysis, group: Group, size: int) -> Tu
     roles |= dict.fromkeys(seen.reads, "read")
     roles |= dict.fromkeys([*seen.writes, *seen.biases], "write")
     behind = {
-        slot: Behind(group.name, g.name, g.slope, g.offset)
+        slot: Behind(group.name, g.name, g.slope, g.offset, g.name in seen.wholes)
         for slot, found in seen.behind()
         for g in found
         if g is not None
@@ -98,6 +97,11 @@ def turned_dims(edit: TensorEdit, turnings: Mapping[str, Turning]) -> tuple[DimE
                 f"are written and some read, so they are not turned together: name one of them"
             )
         behind = tuple(turning.behind[slot] for turning in own if slot in turning.behind)
+        if len({b.gain for b in behind}) < len(behind):
+            raise Unsupported(
+                f"'{edit.name}' reads several groups behind one norm, which are not turned "
+                f"together: grow one after the other"
+            )
         found.append(replace(d, role=roles.pop(), behind=behind))
     return tuple(found)
 
@@ -125,9 +129,9 @@ def _tied(seen: Seen) -> set[Slot]:
 def _check_norms(analysis: Analysis, group: Group) -> None:
     t = analysis.context
     for norm in (n for own in analysis.norms for n in of_leaf(own, group.leaf)):
-        if len(norm.axes) != 1 or not whole(norm.axes[0], group.leaf):
+        if len(norm.axes) != 1 or not _evenly(norm.axes[0], group.leaf):
             raise CannotPreserve(
-                f"the norm in '{norm.where}' averages other axes together with the channels of "
+                f"the norm in '{norm.where}' averages other channels together with those of "
                 f"'{group.name}', which are not turned along; {OTHER}"
             )
         if norm.out is None:
@@ -137,12 +141,24 @@ def _check_norms(analysis: Analysis, group: Group) -> None:
             )
         for name in (None if norm.gain is None else norm.gain.name, norm.bias):
             if name is not None:
-                _check_vector(t, name, group.leaf)
+                _check_vector(t, name, norm.axes[0])
 
 
-def _check_vector(t: Context, name: str, leaf: Axis) -> None:
-    """A gain or a bias has one number for each channel, or one for all."""
-    if not all(whole(axis, leaf) or axis.size == 1 for axis in t.dims[name]):
+def _evenly(axis: Axis, leaf: Axis) -> bool:
+    """Whether a turn of a leaf is one of an axis: every entry of the axis is one of the leaf's."""
+    axis = resolve(axis)
+    if axis.kind == "sum":
+        return all(_evenly(part, leaf) for part in segments(axis))
+    if axis.kind == "product":
+        return sum(_evenly(part, leaf) for part in factors(axis)) == 1
+    return axis is leaf
+
+
+def _check_vector(t: Context, name: str, axis: Axis) -> None:
+    """A gain or a bias has one number for each entry that is averaged, or one for all."""
+    wanted = [resolve(leaf) for leaf in leaves(axis)]
+    found = [[resolve(leaf) for leaf in leaves(own)] for own in t.dims[name] if own.size != 1]
+    if found not in ([wanted], []):
         raise CannotPreserve(f"'{name}' has other dimensions than the channels; {OTHER}")
 
 

@@ -184,7 +184,13 @@ class _Grown:
         found = {}
         for name, size in zip(names, in_proportion(names, self.groups, factor), strict=True):
             other = self.groups[name]
-            found[name] = self._embed(other, size - resolve(other.leaf).size)
+            try:
+                found[name] = self._embed(other, size - resolve(other.leaf).size)
+            except CannotPreserve as refusal:
+                if other is group:
+                    raise
+                why = f"; the code makes it grow along with '{group.name}'"
+                raise CannotPreserve(f"{refusal}{why}") from None
         turnings = self._turned(found)
         silences, gains = self._for_norms(found)
         self.embeddings |= found
