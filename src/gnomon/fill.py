@@ -25,11 +25,9 @@ from gnomon.embedding import Embedding, solve
 from gnomon.pieces import Piece, grown_in_pieces, is_in_pieces
 from gnomon.plan import Plan
 from gnomon.rules.base import Rule
-from gnomon.turned import Gains, turned
 
 GROWING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
-_NONE: Gains = {}
 _CHUNK = 1 << 18  # float64 entries worked on at once: bounds the extra memory
 
 
@@ -45,14 +43,11 @@ class Clock:
         return sum(draw.seconds for draw in self.draws)
 
 
-def grown(old: Tensor, edit: TensorEdit, plan: Plan, clock: Clock, gains: Gains = _NONE) -> Tensor:
+def grown(old: Tensor, edit: TensorEdit, plan: Plan, clock: Clock) -> Tensor:
     """The grown tensor, in new memory, with the old one's dtype, device and memory format.
 
-    old: of shape `edit.shape`; gains: of norms, by name, as they were before the plan was applied.
-    Returns a tensor of shape `plan.grown_shape(edit)`.
+    old: of shape `edit.shape`. Returns a tensor of shape `plan.grown_shape(edit)`.
     """
-    if plan.turns:
-        return in_format_of(old, turned(old, edit, plan, gains, clock.draws))
     if is_in_pieces(edit):
         parts = grown_in_pieces(
             old.detach(), edit, plan, lambda x, piece: _part(x, piece, plan, clock)

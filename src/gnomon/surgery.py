@@ -20,13 +20,13 @@ from torch.optim import Optimizer
 
 from gnomon.edit import AttributeEdit, TensorEdit
 from gnomon.errors import InUse, Stale, Unsupported
-from gnomon.fill import GROWING, Clock, empty_in_format_of, grown
+from gnomon.fill import GROWING, Clock, empty_in_format_of, grown, in_format_of
 from gnomon.first_gradients import FirstGradients
 from gnomon.optimizers import RAISED, carried, carried_state, check_state
 from gnomon.plan import Plan
 from gnomon.settings import changed, fields, say
 from gnomon.tape import owned_tensors
-from gnomon.turned import gains_of
+from gnomon.turned import gains_of, turned
 from gnomon.turned_state import turned_gradient, turned_state
 
 
@@ -73,10 +73,12 @@ def operate(
         if plan.turns:
             state = [(o, turned_state(o, tensor, edit, plan, gains)) for o in holders]
             carry = partial(turned_gradient, edit=edit, plan=plan, gains=gains)
+            new = in_format_of(tensor, turned(tensor, edit, plan, gains, clock.draws))
         else:
             state = [(o, carried_state(o, tensor, edit, plan)) for o in holders]
             carry = partial(carried, edit=edit, plan=plan, degree=1, start=0.0)
-        _resize(surgery, tensor, edit, grown(tensor, edit, plan, clock, gains), carry)
+            new = grown(tensor, edit, plan, clock)
+        _resize(surgery, tensor, edit, new, carry)
         for optimizer, values in state:
             _set_state(surgery, optimizer, tensor, values)
             if any(key in RAISED for key in values):
