@@ -137,7 +137,7 @@ def logits(model: nn.Module, call: dict[str, object]) -> Tensor:
     """The outputs in eval mode."""
     model.eval()
     with torch.no_grad():
-        out = model(*call.values()) if set(call) == {"x"} else model(**call).logits
+        out: Tensor = model(*call.values()) if set(call) == {"x"} else model(**call).logits
     return out.double()
 
 
