@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 import gnomon as gn
-from gnomon.surgery import Surgery, operate
+from gnomon.editing.surgery import Surgery, operate
 
 Model = tuple[nn.Module, object]
 
