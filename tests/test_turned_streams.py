@@ -12,8 +12,8 @@ from torch import nn
 import gnomon as gn
 import toy_streams as streams
 from contracts import answers, change, tensors
-from gnomon.algebra import prove_algebra
-from gnomon.surgery import Surgery, operate
+from gnomon.editing.surgery import Surgery, operate
+from gnomon.proof.algebra import prove_algebra
 from test_streams import IMAGES, NORMS, Scaled, language, made, moved
 from untouched import refused
 
@@ -537,7 +537,7 @@ def test_after_another_rule_and_before_one():
 
 
 def test_large_tables_are_turned_in_parts(monkeypatch):
-    from gnomon import turned
+    from gnomon.planning import turned
 
     whole, parts = language("LayerNorm"), language("LayerNorm")
     grow(whole)

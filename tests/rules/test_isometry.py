@@ -7,7 +7,7 @@ import gnomon as gn
 from gnomon.draw import Draw
 from gnomon.embedding import Embedding
 from gnomon.isometries import isometry
-from gnomon.notation import embedding, embedding_data
+from gnomon.planning.notation import embedding, embedding_data
 from gnomon.rules import Law
 
 LAYER = Law("uniform", "LayerNorm", "norm", "layer")
