@@ -9,6 +9,7 @@ from gnomon.embedding import Embedding
 from gnomon.isometries import isometry
 from gnomon.planning.notation import embedding, embedding_data
 from gnomon.rules import Law
+from gnomon.rules.names import RULES, layers_beside
 
 LAYER = Law("uniform", "LayerNorm", "norm", "layer")
 
@@ -60,3 +61,8 @@ def test_an_embedding_remembers_its_turn_in_json():
 def test_only_streams_under_a_norm_are_turned(laws, reason):
     with pytest.raises(gn.CannotPreserve, match=reason):
         gn.Isometry().embed(4, 2, laws, Draw(0, "stream", -1))
+
+
+def test_the_command_line_knows_it_by_name():
+    assert RULES["isometry"]() == gn.Isometry()
+    assert layers_beside("isometry") == gn.R2R()
