@@ -4,13 +4,13 @@ import copy
 
 import pytest
 import torch
-from test_zero import Act
 from torch import nn
 
 import gnomon as gn
 from contracts import answers, change, tensors
 from descent import batch, learn, trained
 from gnomon.blocks import R2RBlock
+from own_blocks import Act
 from toys import TOYS
 from untouched import everything
 

@@ -5,12 +5,12 @@ from collections import namedtuple
 
 import pytest
 import torch
-from test_zero import Act
 from torch import nn
 
 import gnomon as gn
 from contracts import answers, change
 from gnomon.editing.insertion import RunsDeeper
+from own_blocks import Act
 from small_models import X, small
 from toys import TOYS
 from untouched import everything, refused

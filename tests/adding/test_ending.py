@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from test_zero import IMAGE, VECTOR, Act, convs, largest, made, numbers, of
 from torch import nn
 
 import gnomon as gn
 from gnomon.adding.ending import ending, root
 from gnomon.recording.tape import record
+from own_blocks import IMAGE, VECTOR, Act, convs, largest, made, numbers, of
 from untouched import everything, refused
 
 # --- endings that are dead, impossible or unsafe --------------------------------------------

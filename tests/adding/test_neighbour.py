@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from test_zero import Act
 from torch import nn
 
 import gnomon as gn
@@ -21,6 +20,7 @@ from gnomon.adding.neighbour import (
 from gnomon.analysis.groups import analyse
 from gnomon.draw import Draw
 from gnomon.recording.tape import record
+from own_blocks import Act
 from toys import TOYS
 
 ANY, POSITIVE = (-math.inf, math.inf), (0.0, math.inf)

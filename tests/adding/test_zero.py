@@ -10,34 +10,9 @@ import torch.nn.functional as F
 from torch import nn
 
 import gnomon as gn
+from own_blocks import IMAGE, VECTOR, Act, convs, largest, made, numbers, of
 from toys import shake
 from untouched import everything
-
-
-class Act(nn.Module):
-    """An activation from a function, or any other forward."""
-
-    def __init__(self, function, **parts):
-        super().__init__()
-        self.function = function
-        for name, part in parts.items():
-            setattr(self, name, part)
-
-    def forward(self, *inputs):
-        return self.function(self, *inputs) if self._modules else self.function(*inputs)
-
-
-def of(inner, last=None, hidden=6):
-    """Two layers with something between, and perhaps something behind."""
-    layers = [nn.Linear(3, hidden), inner, nn.Linear(hidden, 3)]
-    return nn.Sequential(*layers, *([last] if last is not None else []))
-
-
-def convs(dims, *inner, hidden=6, **options):
-    conv = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[dims]
-    return nn.Sequential(
-        conv(2, hidden, 3, padding=1, **options), *inner, conv(hidden, 2, 3, padding=1)
-    )
 
 
 def gated():
@@ -69,7 +44,6 @@ def attention():
     return Act(run, **parts)
 
 
-VECTOR, IMAGE = (5, 3), (4, 2, 6, 6)
 ZEROABLE = {
     "linear": (lambda: of(nn.GELU()), VECTOR),
     "odd": (lambda: of(nn.GELU(), hidden=7), VECTOR),
@@ -119,22 +93,6 @@ ENDINGS = {
     "scaled": lambda: Act(lambda x: 3 * x),
 }
 SLACK = {torch.float64: 1e-14, torch.float32: 1e-6, torch.bfloat16: 2**-7, torch.float16: 2**-10}
-
-
-def made(make, dtype=torch.float64):
-    torch.manual_seed(0)
-    return make().to(dtype)
-
-
-def numbers(shape, dtype=torch.float64, seed=0):
-    draw = torch.Generator().manual_seed(seed)
-    return torch.randn(shape, generator=draw, dtype=torch.float64).to(dtype)
-
-
-@torch.no_grad()
-def largest(module, x):
-    """The largest output in both modes, of a copy."""
-    return max(float(copy.deepcopy(module).train(m)(x).abs().max()) for m in (True, False))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)

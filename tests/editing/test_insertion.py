@@ -4,13 +4,13 @@ import copy
 
 import pytest
 import torch
-from test_zero import Act
 from torch import nn
 
 import gnomon as gn
 from contracts import answers, change, tensors
 from gnomon.blocks import R2RBlock
 from gnomon.editing import insertion
+from own_blocks import Act, Gated, Secret
 from toys import TOYS
 
 X = torch.randn(5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -117,32 +117,6 @@ def test_undo_takes_everything_out_again():
 # --- files ----------------------------------------------------------------------------------
 
 
-class Gated(nn.Module):
-    """A block of the user's own whose arguments can be read back."""
-
-    def __init__(self, width, hidden=6, act=nn.SiLU):
-        super().__init__()
-        self.width, self.hidden, self.act = width, hidden, act
-        self.gate, self.value = nn.Linear(width, hidden), nn.Linear(width, hidden)
-        self.out, self.phi = nn.Linear(hidden, width), act()
-
-    def forward(self, x):
-        return self.out(self.phi(self.gate(x)) * self.value(x))
-
-
-class Secret(nn.Module):
-    """One whose arguments cannot."""
-
-    def __init__(self, sizes):
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Linear(sizes[0], sizes[1]), nn.GELU(), nn.Linear(sizes[1], sizes[0])
-        )
-
-    def forward(self, x):
-        return self.layers(x)
-
-
 def path_of(cls):
     return f"{cls.__module__}.{cls.__qualname__}"
 
@@ -187,7 +161,7 @@ def test_a_deepened_model_comes_back_bit_for_bit(kind, tmp_path):
     assert change(answers(model, inputs, True), answers(again, inputs, True)) == 0
     gn.Grower(again, inputs).grow(gn.Deepen(morph.after))
     if blocks:
-        with pytest.raises(gn.BadCheckpoint, match=r"blocks=\{'test_insertion"):
+        with pytest.raises(gn.BadCheckpoint, match=r"blocks=\{'own_blocks"):
             gn.load(path, TOYS[toy].model, inputs)
 
 
@@ -197,8 +171,8 @@ def test_saving_says_at_once_that_a_file_cannot_express_a_block(tmp_path, caplog
     receipt = grower.grow(gn.Deepen("0", block=lambda: Secret((4, 6))))
     assert "gn.load will need blocks=" in str(receipt)
     gn.save(grower, tmp_path / "x.safetensors")
-    assert "test_insertion.Secret" in caplog.text and "blocks=" in caplog.text
-    with pytest.raises(gn.BadCheckpoint, match=r"blocks=\{'test_insertion.Secret'"):
+    assert "own_blocks.Secret" in caplog.text and "blocks=" in caplog.text
+    with pytest.raises(gn.BadCheckpoint, match=r"blocks=\{'own_blocks.Secret'"):
         gn.load(tmp_path / "x.safetensors", TOYS["mlp"].model)
     wrong = {path_of(Secret): lambda: nn.Linear(4, 4)}
     with pytest.raises(gn.BadCheckpoint):

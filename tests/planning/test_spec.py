@@ -4,13 +4,12 @@ import json
 
 import pytest
 import torch
-from test_insertion import Gated, Secret
-from test_zero import Act
 from torch import nn
 
 import gnomon as gn
 from gnomon.blocks import OneEnded, R2RBlock, ZeroPadded
 from gnomon.planning.spec import build, classes_of, describe, factories_needed
+from own_blocks import Act, Gated, Secret
 
 LAYERS = [
     nn.Linear(3, 4), nn.Linear(3, 4, bias=False), nn.Conv1d(2, 4, 3, padding="same"),
@@ -121,9 +120,7 @@ def test_what_cannot_be_read_back_becomes_a_factory(what):
 
 def test_one_unreadable_child_of_a_sequence_is_a_factory_alone():
     spec = describe(nn.Sequential(nn.Linear(3, 4), Secret((4, 5))))
-    assert factories_needed(spec) == ["test_insertion.Secret"] and spec["class"].endswith(
-        "Sequential"
-    )
+    assert factories_needed(spec) == ["own_blocks.Secret"] and spec["class"].endswith("Sequential")
 
 
 def test_describing_draws_nothing():
