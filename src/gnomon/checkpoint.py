@@ -21,6 +21,7 @@ from gnomon.errors import BadCheckpoint, GrowthError
 from gnomon.fingerprint import structure
 from gnomon.grower import Grower
 from gnomon.insertion import moved
+from gnomon.kept import keepers, renew
 from gnomon.ops.context import OpRule
 from gnomon.plan import Plan
 from gnomon.rules import Rule
@@ -151,6 +152,8 @@ def load(
                 f"classes differ from the model that was saved"
             )
         _fill(model, _state(model, plans), file, shapes, meta["aliases"], path)
+    for module in keepers(model).values():
+        renew(module)  # what it keeps was computed from the weights it was built with
     if example_inputs is not None:
         Grower(model, example_inputs, ops=ops)
     return model

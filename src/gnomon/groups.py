@@ -23,6 +23,7 @@ from gnomon.findings import (
     verdict_of,
     width_of,
 )
+from gnomon.kept import all_kept
 from gnomon.kinds import grouped, kinds
 from gnomon.links import Link, links
 from gnomon.norms import Norm, find_norms
@@ -165,7 +166,8 @@ def _failed(fault: Exception) -> Unsupported:
 
 def interpret(model: nn.Module, recordings: Iterable[Recording], extra: Table) -> Context:
     """Run the op rules over the tapes; all recordings share the parameters' axes."""
-    t = Context(owned_tensors(model), {id(m): name for name, m in model.named_modules()})
+    modules = {id(m): name for name, m in model.named_modules()}
+    t = Context(owned_tensors(model), modules, all_kept(model))
     for recording in recordings:
         t.op = None
         for x in recording.inputs:

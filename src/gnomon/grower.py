@@ -25,6 +25,7 @@ from gnomon.optimizers import check_optimizers
 from gnomon.passes import Found, Passes, marks
 from gnomon.plan import Plan
 from gnomon.receipt import Receipt, Seconds
+from gnomon.renewal import check_kept, renew_kept
 from gnomon.spreads import with_measured_spreads
 from gnomon.surgery import (
     Surgery,
@@ -174,6 +175,7 @@ class Grower:
         self._check(plan, analysis)
         plan = with_measured_spreads(plan, self.model)
         refuse_live_graph(plan, held)
+        check_kept(self.model, self._calls)
         self.complete &= self._structure == self._known
         growth = Growth(self.model, self._calls, self._ops, self._optimizers, self._moments > 0)
         before = growth.before(plan, analysis, found) if proof == "full" else None
@@ -182,6 +184,7 @@ class Grower:
             with on_cpu():
                 added, analysis, passes = growth.operate(plan, analysis, surgery, tried)
             applied, passes = growth.repaired(plan, analysis, surgery, passes)
+            renew_kept(self.model, surgery)
             shown, after = growth.prove(applied, surgery, before, passes)
             for optimizer in self._optimizers:
                 surgery.on_undo(follow(optimizer, self.model, plan))
