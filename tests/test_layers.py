@@ -17,8 +17,8 @@ errors, axes, draw -> decompose, embedding -> rules -> ops -> tape, snapshot, ke
 -> bare_norms, groups, travel -> silence -> tied_streams
 -> notation -> plan -> pieces -> fill -> optimizers, fingerprint, neighbour, ending
 -> shared, first_gradients, settings -> surgery, insertion -> activations, blocks -> param_groups
--> flops, layers, padding -> attributes, spreads -> planner, plain_layer, describing, renewal
--> verify, fast_path, statistics, wrapped -> zero
+-> flops, layers, padding -> attributes, spreads -> planner, plain_layer, describing
+-> renewal, in_double -> verify, fast_path, statistics, wrapped -> zero
 -> residual_stream -> residual_branches -> copying, numbering
 -> making, templates -> splitting -> replacing, branching, folding -> additions -> calibration
 -> prediction -> repair, coupling, regrouping -> trial -> ties -> morphs -> algebra, receipt
