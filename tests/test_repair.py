@@ -121,6 +121,19 @@ def test_a_literal_is_refused_with_the_module_and_the_operation_and_undone():
     assert all(torch.equal(x, before[n]) for n, x in model.state_dict().items())
 
 
+class Asserts(Block):
+    def forward(self, x):
+        y = self.up(x)
+        assert y.shape[-1] == 5, "five, please"
+        return x + self.down(torch.tanh(y))
+
+
+def test_code_that_raises_is_refused_with_the_operation_that_should_have_run():
+    model = nn.Sequential(Asserts(5)).double()
+    with pytest.raises(gn.Unsupported, match=r"in place of tanh came AssertionError: five, please"):
+        gn.Grower(model, X).grow(gn.Widen("0.up", by=2))
+
+
 def test_a_repaired_model_can_be_saved_and_loaded(tmp_path):
     model = Heads().double()
     grower = gn.Grower(model, X)
