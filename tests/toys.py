@@ -129,6 +129,7 @@ TOYS: dict[str, Toy] = {
     "attention_grouped": Toy(attention.Grouped, tokens),
     "attention_summed": Toy(attention.Summed, lambda draw: (tokens(draw), noise(2, 3, 4)(draw))),
     "attention_rotary": Toy(attention.Rotary, tokens),
+    "attention_partly_rotary": Toy(attention.PartlyRotary, tokens),
     "attention_table": Toy(attention.TableOfHeads, tokens),
     "attention_kept": Toy(kept.KeptWhenSet, tokens),
     "encoder": Toy(attention.encoder, tokens),
