@@ -18,7 +18,7 @@ from gnomon.opening.hollow import built
 from gnomon.opening.inputs import BATCH, Input
 from gnomon.opening.libraries import library
 from gnomon.opening.source import Source
-from gnomon.tape import Call, owned_tensors, record
+from gnomon.recording.tape import Call, owned_tensors, record
 
 _TOKENS = 8
 _SAMPLES = 4000  # of sound: a quarter of a second

@@ -1,0 +1,95 @@
+"""The proof on the stored tensors: `V' E = [V, 0]` for readers, equal rows for twins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from gnomon.editing.surgery import Surgery
+from gnomon.embedding import Embedding, signal_sums
+from gnomon.errors import NotProved
+from gnomon.planning.edit import TensorEdit
+from gnomon.planning.pieces import Piece, is_in_pieces, pieces
+from gnomon.planning.plan import Plan
+from gnomon.recording.tape import owned_tensors
+
+
+def prove_algebra(model: nn.Module, plan: Plan, surgery: Surgery) -> None:
+    """Check the equation on every stored tensor: V' E = [V, 0], and equal rows for twins.
+
+    Raises NotProved with the tensor's name.
+    """
+    if not plan.preserves:
+        return
+    owned = owned_tensors(model)
+    for edit in plan.edits:
+        old, new = surgery.old[edit.name], owned[edit.name].detach()
+        if is_in_pieces(edit):
+            parts = pieces(edit, plan)
+            found = (_piece_problem(old, new, piece, plan) for piece in parts)
+            problem = next(filter(None, found), "")
+        else:
+            problem = _algebra(old, new, edit, plan.embedding)
+        if problem:
+            raise NotProved(f"'{edit.name}' does not satisfy the equation: {problem}")
+
+
+def _piece_problem(old: Tensor, new: Tensor, piece: Piece, plan: Plan) -> str:
+    now = piece.taken(new, piece.new)
+    if piece.factor != 1:
+        now = now.double() / piece.factor
+    return _algebra(piece.taken(old, piece.old), now, piece.edit, plan.embedding)
+
+
+def _algebra(
+    old: Tensor, new: Tensor, edit: TensorEdit, embedding: Callable[..., Embedding]
+) -> str:
+    seen, kept = new, edit.rescaled(old)
+    for d in edit.dims:
+        e = embedding(d.form)
+        if d.role == "read":
+            continue
+        for _, channels in e.classes:
+            first = seen.index_select(d.dim, channels[:, 0].to(new.device))
+            for twin in channels.T[1:]:
+                if not torch.equal(first, seen.index_select(d.dim, twin.to(new.device))):
+                    return f"twins differ along dimension {d.dim}"
+        representative = torch.full((e.signals,), -1)
+        for signals, channels in e.classes:
+            representative[signals] = channels[:, 0]
+        silent = (e.source < 0).nonzero().squeeze(1)
+        if edit.fill == "zero" and bool(new.index_select(d.dim, silent.to(new.device)).any()):
+            return f"channels that carry nothing are not zero along dimension {d.dim}"
+        if bool((representative[: e.old] < 0).any()):
+            return f"an old channel is carried by none of the new ones along dimension {d.dim}"
+        seen = seen.index_select(d.dim, representative[: e.old].to(new.device))
+    for d in edit.dims:
+        if d.role == "read":
+            seen, kept = (
+                _signals(seen, d.dim, embedding(d.form)),
+                _padded(kept, d.dim, embedding(d.form)),
+            )
+    if torch.equal(seen.to(kept.dtype), kept):
+        return ""
+    error = float((seen.double() - kept.double()).abs().max())
+    limit = 4 * torch.finfo(old.dtype).eps * float(old.abs().max().double())
+    return "" if error <= limit else f"readers are off by {error:.1e}"
+
+
+def _signals(x: Tensor, dim: int, e: Embedding) -> Tensor:
+    """What readers see of each signal, along one dimension."""
+    moved = x.detach().cpu().movedim(dim, 1 if x.dim() > 1 else 0)
+    flat = moved.reshape(moved.shape[0] if x.dim() > 1 else 1, e.size, -1)
+    wide = flat.dtype if flat.dtype == torch.float64 else torch.float64
+    sums = signal_sums(flat.to(wide), e).reshape(
+        *(moved.shape[:1] if x.dim() > 1 else ()), e.signals, *moved.shape[2:]
+    )
+    return sums.movedim(1 if x.dim() > 1 else 0, dim)
+
+
+def _padded(x: Tensor, dim: int, e: Embedding) -> Tensor:
+    shape = list(x.shape)
+    shape[dim] = e.fresh
+    return torch.cat([x.detach().cpu().double(), torch.zeros(shape, dtype=torch.float64)], dim)
