@@ -79,6 +79,21 @@ def test_new_biases_learn_and_the_optimizer_goes_along(kind):
 
 
 @pytest.mark.parametrize("kind", RENEWED)
+def test_what_a_pass_in_inference_mode_kept_grows_too_when_analysed_on_fake_tensors(
+    kind, monkeypatch
+):
+    monkeypatch.setattr("gnomon.analysis.groups.wants_fake", lambda *_: True)
+    model = shake(kind().double()).eval()
+    with torch.inference_mode():
+        old = model(x)
+    grower = gn.Grower(model, x)
+    assert grower.analysis.fake
+    grower.grow(gn.Widen(heads_of(grower).name, by=2))
+    with torch.no_grad():
+        assert change([old], [model(x)]) < 1e-12
+
+
+@pytest.mark.parametrize("kind", RENEWED)
 def test_the_table_and_a_plan_leave_what_is_kept_alone(kind):
     model = warm(kind)
     before = held(model)
