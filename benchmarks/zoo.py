@@ -1,6 +1,7 @@
 """Grow real architectures and compare what they compute, from outside.
 
-    python benchmarks/zoo.py [--library timm] [--only PART] [--groups 4] [--seconds 300] [--out F]
+    python benchmarks/zoo.py [--library timm] [--only PART] [--groups 4] [--seconds 300]
+                             [--out TABLE.md] [--resume FOUND.jsonl]
 
 Every model in a process of its own, with a limit of seconds. There: each group that can grow,
 alone, by a random rule and amount; then all of them at once. The outputs before and after are
@@ -12,7 +13,8 @@ throughout, else in float32.
     wrong    anything else that came back;  crashed: any other error;  slow: over the limit
 
 The last line sums up; the exit code is 1 if anything was wrong or crashed. Libraries that are not
-installed are skipped.
+installed are skipped. With `--resume`, what was found of each model is appended to a file, and the
+models in it are not grown again: a run that was stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -154,6 +156,14 @@ def apart(name: str, most: int, seconds: float) -> dict[str, Any]:
     return dict(json.loads(lines[-1]))
 
 
+def known(file: Path | None) -> dict[str, dict[str, Any]]:
+    """What was found of each model before, from a file of one line of JSON for each."""
+    if file is None or not file.exists():
+        return {}
+    lines = map(json.loads, file.read_text().splitlines())
+    return {line["model"]: line["found"] for line in lines}
+
+
 def installed(kind: str) -> bool:
     """Whether a library can be imported."""
     try:
@@ -181,6 +191,7 @@ def main() -> None:
     parser.add_argument("--groups", type=int, default=1000, help="at most so many alone, per model")
     parser.add_argument("--seconds", type=float, default=600, help="per model")
     parser.add_argument("--out", type=Path, help="write the table here, in Markdown")
+    parser.add_argument("--resume", type=Path, help="keep what is found here, and skip what is in")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.one:
@@ -190,11 +201,14 @@ def main() -> None:
     table = ["| model | growable / groups | " + " | ".join(VERDICTS) + " | dtype | analysis |"]
     table.append("|---|---" + "|---:" * len(VERDICTS) + "|---|---:|")
     print(*table, sep="\n", flush=True)
-    total, start = Counter[str](), time.time()
+    total, start, before = Counter[str](), time.time(), known(asked.resume)
     for name in zoo_models.names():
         if name.partition("/")[0] not in kinds or asked.only not in name:
             continue
-        found = apart(name, asked.groups, asked.seconds)
+        found = before.get(name) or apart(name, asked.groups, asked.seconds)
+        if asked.resume and name not in before:
+            with asked.resume.open("a") as file:
+                file.write(json.dumps({"model": name, "found": found}) + "\n")
         total.update(found["counts"])
         table.append(row(name, found))
         print(table[-1], *(f"    {fault[:300]}" for fault in found["faults"]), sep="\n", flush=True)

@@ -73,6 +73,21 @@ TIMM: dict[str, tuple[int, dict[str, Any]]] = {
     "eva02_tiny_patch14_224": (28, {"img_size": 28}),
     "mixer_s32_224": (64, {"img_size": 64}),
     "gmlp_s16_224": (32, {"img_size": 32}),
+    "beit_base_patch16_224": (64, {"img_size": 64}),
+    "efficientvit_m0": (64, {"img_size": 64}),
+    "gcvit_xxtiny": (64, {"img_size": 64}),
+    "hiera_tiny_224": (64, {"img_size": 64}),
+    "levit_128s": (64, {"img_size": 64}),
+    "mvitv2_tiny": (64, {"img_size": 64}),
+    "naflexvit_base_patch16_gap": (64, {"img_size": 64}),
+    "nest_tiny": (64, {"img_size": 64}),
+    "pit_ti_224": (64, {"img_size": 64}),
+    "tnt_s_legacy_patch16_224": (64, {"img_size": 64}),
+    "visformer_tiny": (64, {"img_size": 64}),
+    "vit_tiny_r_s16_p8_224": (64, {"img_size": 64}),
+    "vitamin_small_224": (64, {"img_size": 64}),
+    "volo_d1_224": (64, {"img_size": 64}),
+    "tiny_vit_5m_224": (224, {}),
 }
 
 _TEXT = {

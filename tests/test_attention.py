@@ -96,6 +96,31 @@ def test_one_width_for_queries_keys_and_values_takes_all_along(name):
     assert grower.model.head_dim == 6 and grower.model.all_heads == 12
 
 
+@pytest.mark.parametrize("name", ["q[1]", "q[2]", "v"])
+def test_channels_that_turn_take_along_what_is_counted_with_them_and_nothing_else(name):
+    grower = grower_of("attention_partly_rotary")
+    plan = grower.plan(gn.Widen(name, by=2))
+    assert {w.group: w.new for w in plan.widths} == {"q[1]": 8, "q[2]": 16, "v": 32}
+    grower.grow(plan)
+    assert (grower.model.heads, grower.model.head_dim, grower.model.turning) == (2, 16, 8)
+
+
+def test_what_one_number_counts_together_with_a_refused_group_is_refused_with_it():
+    class Mixed(attention.PartlyRotary):
+        """The values cannot grow, and the queries' width is the values'."""
+
+        def forward(self, x):
+            split = (*x.shape[:-1], -1, self.head_dim)
+            q, k = (f(x).view(split).transpose(1, 2) for f in (self.q, self.k))
+            v = self.v(x).softmax(-1).view(split).transpose(1, 2)
+            mixed = F.scaled_dot_product_attention(self.partly(q), self.partly(k), v, scale=0.5)
+            return self.out(mixed.transpose(1, 2).flatten(2))
+
+    toy = Toy(Mixed, tokens)
+    grower = gn.Grower(toy.model(), toy.example())
+    assert {g.verdict for g in grower.groups} == {"refused"}
+
+
 def test_uneven_requests_for_what_is_tied_take_the_larger():
     grower = grower_of("attention_shared_width")
     plan = grower.plan(gn.Widen(["q[1]", "v"], add=3))

@@ -83,3 +83,25 @@ def test_a_process_that_hangs_or_dies_is_one_row():
 def test_every_entry_of_the_zoo_has_one_name():
     names = zoo_models.names()
     assert len(names) == len(set(names)) >= 70
+
+
+def test_a_run_that_was_stopped_goes_on_where_it_was(monkeypatch, tmp_path, capsys):
+    asked = []
+
+    def found(name, most, seconds):
+        asked.append(name)
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return {"counts": {"exact": 3}, "faults": []}
+
+    words = ["zoo.py", "--only", "llama", "--resume", str(tmp_path / "found.jsonl")]
+    monkeypatch.setattr("sys.argv", words)
+    monkeypatch.setattr(zoo, "apart", found)
+    monkeypatch.setattr(zoo, "installed", lambda kind: kind == "transformers")
+    with pytest.raises(KeyboardInterrupt):
+        zoo.main()
+    for _ in range(2):
+        with pytest.raises(SystemExit) as end:
+            zoo.main()
+        assert not end.value.code and "6 growths: 6 exact" in capsys.readouterr().out
+    assert asked == [f"transformers/{name}" for name in ("llama", "llama-tied", "llama-tied")]

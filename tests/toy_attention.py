@@ -149,6 +149,25 @@ class Rotary(nn.Module):
         return self.out(mixed.transpose(1, 2).flatten(2))
 
 
+class PartlyRotary(Rotary):
+    """Some channels of each head are turned, the rest are not; one number counts both."""
+
+    def __init__(self):
+        super().__init__()
+        self.head_dim, self.turning = 8, 4
+        self.q, self.k, self.v = nn.Linear(5, 16), nn.Linear(5, 16), nn.Linear(5, 16)
+        self.out = nn.Linear(16, 5)
+
+    def partly(self, x):
+        return torch.cat([self.turned(x[..., : self.turning]), x[..., self.turning :]], -1)
+
+    def forward(self, x):
+        split = (*x.shape[:-1], -1, self.head_dim)
+        q, k, v = (f(x).view(split).transpose(1, 2) for f in (self.q, self.k, self.v))
+        mixed = F.scaled_dot_product_attention(self.partly(q), self.partly(k), v, scale=0.5)
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+
 class TableOfHeads(nn.Module):
     """A learned bias per head, looked up by relative position, as in Swin and T5."""
 

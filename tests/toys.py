@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import toy_attention as attention
 import toy_images as images
+import toy_kept as kept
 import toy_mixtures as mixtures
 import toy_streams as streams
 import toy_vectors as vectors
@@ -128,7 +129,9 @@ TOYS: dict[str, Toy] = {
     "attention_grouped": Toy(attention.Grouped, tokens),
     "attention_summed": Toy(attention.Summed, lambda draw: (tokens(draw), noise(2, 3, 4)(draw))),
     "attention_rotary": Toy(attention.Rotary, tokens),
+    "attention_partly_rotary": Toy(attention.PartlyRotary, tokens),
     "attention_table": Toy(attention.TableOfHeads, tokens),
+    "attention_kept": Toy(kept.KeptWhenSet, tokens),
     "encoder": Toy(attention.encoder, tokens),
     "experts_loop": Toy(lambda: mixtures.Mixture(mixtures.Loop()), many),
     "experts_everyone": Toy(lambda: mixtures.Mixture(mixtures.Everyone()), many),

@@ -25,6 +25,7 @@ from gnomon.ops.context import OpRule
 from gnomon.planning.fingerprint import structure
 from gnomon.planning.plan import Plan
 from gnomon.planning.spec import Factories
+from gnomon.recording.kept import keepers, renew
 from gnomon.recording.tape import owned_tensors
 from gnomon.rules import Rule
 
@@ -151,6 +152,8 @@ def load(
                 f"classes differ from the model that was saved"
             )
         _fill(model, _state(model, plans), file, shapes, meta["aliases"], path)
+    for module in keepers(model).values():
+        renew(module)  # what it keeps was computed from the weights it was built with
     if example_inputs is not None:
         Grower(model, example_inputs, ops=ops)
     return model

@@ -18,6 +18,7 @@ from gnomon.adjustments.pace import follow
 from gnomon.analysis.groups import Analysis, Group, analyse, table
 from gnomon.code.ties import Ties, refuse, tied_in_code
 from gnomon.editing.optimizers import check_optimizers
+from gnomon.editing.renewal import check_kept, renew_kept
 from gnomon.editing.surgery import (
     Surgery,
     held_parameters,
@@ -174,6 +175,7 @@ class Grower:
         self._check(plan, analysis)
         plan = with_measured_spreads(plan, self.model)
         refuse_live_graph(plan, held)
+        check_kept(self.model, self._calls)
         self.complete &= self._structure == self._known
         growth = Growth(self.model, self._calls, self._ops, self._optimizers, self._moments > 0)
         before = growth.before(plan, analysis, found) if proof == "full" else None
@@ -182,6 +184,7 @@ class Grower:
             with on_cpu():
                 added, analysis, passes = growth.operate(plan, analysis, surgery, tried)
             applied, passes = growth.repaired(plan, analysis, surgery, passes)
+            renew_kept(self.model, surgery)
             shown, after = growth.prove(applied, surgery, before, passes)
             for optimizer in self._optimizers:
                 surgery.on_undo(follow(optimizer, self.model, plan))

@@ -121,6 +121,19 @@ def test_a_literal_is_refused_with_the_module_and_the_operation_and_undone():
     assert all(torch.equal(x, before[n]) for n, x in model.state_dict().items())
 
 
+class Asserts(Block):
+    def forward(self, x):
+        y = self.up(x)
+        assert y.shape[-1] == 5, "five, please"
+        return x + self.down(torch.tanh(y))
+
+
+def test_code_that_raises_is_refused_with_the_operation_that_should_have_run():
+    model = nn.Sequential(Asserts(5)).double()
+    with pytest.raises(gn.Unsupported, match=r"in place of tanh came AssertionError: five, please"):
+        gn.Grower(model, X).grow(gn.Widen("0.up", by=2))
+
+
 def test_a_repaired_model_can_be_saved_and_loaded(tmp_path):
     model = Heads().double()
     grower = gn.Grower(model, X)
@@ -144,3 +157,30 @@ def test_a_channel_count_in_a_view_is_found_by_its_product():
     model = Flat().double()
     gn.Grower(model, X.unsqueeze(1)).grow(gn.Widen("conv", by=2))
     assert model.flat_features == 48 and model.head.in_features == 48
+
+
+class ManyNumbers(nn.Module):
+    """Its view names two widths, among many other numbers of the same size."""
+
+    def __init__(self):
+        super().__init__()
+        self.dim, self.dim_in, self.dim_out, self.wide, self.window = 6, 6, 6, 6, 3
+        self.before, self.stages, self.depths = 2, (2, 2), (3, 3)
+        self.heads, self.head_dim = 2, 3
+        self.qkv, self.out = nn.Linear(6, 18), nn.Linear(6, 6)
+
+    def forward(self, x):
+        b, t, _ = x.shape
+        qkv = self.qkv(x).reshape(b, -1, 1, 3, self.heads, self.head_dim)
+        q, k, v = qkv.permute(3, 0, 4, 2, 1, 5).unbind(0)
+        mixed = F.softmax(q @ k.mT / 3**0.5, -1) @ v
+        return self.out(mixed.permute(0, 2, 3, 1, 4).reshape(b, t, -1))
+
+
+def test_a_view_that_names_two_widths_is_repaired_among_many_numbers():
+    model = nn.Sequential(ManyNumbers(), ManyNumbers()).double()
+    before = model(X).detach()
+    grower = gn.Grower(model, X)
+    grower.grow(gn.Widen([g.name for g in grower.groups if ".qkv[" in g.name][1:], by=2))
+    assert all((m.heads, m.head_dim) == (4, 6) for m in model)
+    assert torch.allclose(model(X), before, rtol=0, atol=1e-12)

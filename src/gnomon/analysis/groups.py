@@ -28,6 +28,7 @@ from gnomon.axes import Axis, form
 from gnomon.errors import GrowthError, Unsupported
 from gnomon.ops.context import Context, Event, Fill, Op, OpRule, Role, Table
 from gnomon.ops.pointwise import acts_per_entry, is_pointwise
+from gnomon.recording.kept import all_kept
 from gnomon.recording.tape import Call, Recording, owned_tensors, record, wants_fake
 from gnomon.rules.base import Law
 
@@ -165,7 +166,8 @@ def _failed(fault: Exception) -> Unsupported:
 
 def interpret(model: nn.Module, recordings: Iterable[Recording], extra: Table) -> Context:
     """Run the op rules over the tapes; all recordings share the parameters' axes."""
-    t = Context(owned_tensors(model), {id(m): name for name, m in model.named_modules()})
+    modules = {id(m): name for name, m in model.named_modules()}
+    t = Context(owned_tensors(model), modules, all_kept(model))
     for recording in recordings:
         t.op = None
         for x in recording.inputs:

@@ -210,7 +210,9 @@ class Prediction:
         if self.short and ran == len(self.tapes[i]):
             return None
         if run is None:
-            return Difference(i, ran, f"{type(fault).__name__}: {str(fault)[:160]}")
+            next_one = self.tapes[i][ran].name if ran < len(self.tapes[i]) else "the end"
+            came = f"{type(fault).__name__}: {str(fault)[:160]}"
+            return Difference(i, ran, f"in place of {next_one} came {came}")
         return run if ran == len(self.tapes[i]) else Difference(i, ran, "fewer operations ran")
 
 

@@ -153,10 +153,31 @@ def _candidates(
         yield edits
     if prediction.grown < 2:
         return
-    # one view may name two widths that grow: then neither number helps without the other
-    for a, b in itertools.islice(itertools.combinations(single, 2), pairs):
-        if len(a) == len(b) and a[0].name != b[0].name:
-            yield [*a, *b]
+    yield from itertools.islice(_together(prediction, here, single), pairs)
+
+
+def _together(
+    prediction: Prediction, here: Difference, single: Sequence[list[AttributeEdit]]
+) -> list[list[AttributeEdit]]:
+    """Pairs of candidates: one view may name two widths that grow, and neither helps alone.
+
+    First those that name every size that changes there, and of these the ones in one module.
+    """
+    ops, t = prediction.ops[here.recording], prediction.analysis.context
+    op = ops[min(here.position, len(ops) - 1)]
+    axes = [resolve(axis) for made in t.made(op) for axis in made]
+    wanted = {(axis.size, size) for axis in axes if (size := prediction.size(axis)) != axis.size}
+
+    def order(pair: tuple[list[AttributeEdit], list[AttributeEdit]]) -> tuple[int, bool]:
+        a, b = pair[0][0], pair[1][0]
+        return len(wanted - {(a.old, a.new), (b.old, b.new)}), a.path != b.path
+
+    both = [
+        (a, b)
+        for a, b in itertools.combinations(single, 2)
+        if len(a) == len(b) and a[0].name != b[0].name
+    ]
+    return [[*a, *b] for a, b in sorted(both, key=order)]
 
 
 def _single_candidates(

@@ -95,9 +95,8 @@ class _Search:
             fault = self._fault(self._one_of_each(suspects))
             if fault is None:
                 break
-            blamed = _blamed(self.analysis, fault, suspects, self.places)
-            if not blamed:
-                break
+            # where it is one that was refused before which fails, a number of theirs moved it
+            blamed = _blamed(self.analysis, fault, suspects, self.places) or suspects
             for alike in self._by_places(blamed):  # together they fail; which of them alone?
                 if self.budget.left < 0:
                     break
@@ -143,9 +142,19 @@ class _Search:
                 if self.budget.left < 0:
                     return
                 if fits:
+                    others = self._needed(members, others)
+                    common = [h for h in common if h in others]
                     self._join(alike, others, able)
                     self.along |= {h.name: tuple(g.name for g in alike) for h in common}
                     break
+
+    def _needed(self, members: Sequence[Group], others: list[Group]) -> list[Group]:
+        """Those of the others without whom the members would not fit."""
+        for kind in self._by_kind(others):
+            fewer = [h for h in others if h not in kind]
+            if fewer and self._fault([*members, *fewer], double=True) is None:
+                others = fewer if self.budget.left >= 0 else others
+        return others
 
     def _is_common(self, h: Group, alike: Sequence[Group]) -> bool:
         """Whether a group is a partner of all of these: a stream that their modules read."""
@@ -164,10 +173,13 @@ class _Search:
         near = near[: _PARTNERS * max(1, len(self.modules[g.leaf]))]
         growable = [h for h in near if h.verdict == "growable"]
         several = [hs for hs in (growable, near) if len(hs) > 1]
+        return [*self._by_kind(near), *several]
+
+    def _by_kind(self, groups: Sequence[Group]) -> list[list[Group]]:
         kinds: dict[Alike | str, list[Group]] = defaultdict(list)
-        for h in near:
+        for h in groups:
             kinds[frozenset(self.places[h.leaf]) if h.leaf in self.places else h.name].append(h)
-        return [*kinds.values(), *several]
+        return list(kinds.values())
 
     def _join(self, alike: Sequence[Group], others: Sequence[Group], able: Sequence[Group]) -> None:
         """Each of the alike grows along with what stands to it as `others` do to the first."""

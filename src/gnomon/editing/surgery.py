@@ -192,8 +192,8 @@ def refuse_live_graph(plan: Plan, held: set[str]) -> None:
             raise InUse(
                 f"an autograd graph (an earlier loss, a DDP wrapper, a tensor that the model "
                 f"keeps) still holds '{edit.name}': grow after optimizer.step(), drop the loss "
-                f"first (del loss) or run the model once under torch.no_grad(), wrap in DDP "
-                f"afterwards"
+                f"first (del loss, model.train().eval() for what it keeps) or run the model once "
+                f"under torch.no_grad(), wrap in DDP afterwards"
             )
 
 

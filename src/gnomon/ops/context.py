@@ -106,8 +106,14 @@ class Product:
 class Context:
     """The axes of every tensor on the tape, and everything that op rules said about them."""
 
-    def __init__(self, owned: Mapping[str, Tensor], modules: Mapping[int, str]) -> None:
+    def __init__(
+        self,
+        owned: Mapping[str, Tensor],
+        modules: Mapping[int, str],
+        kept: Mapping[int, str] | None = None,
+    ) -> None:
         self._modules = modules
+        self._kept = kept or {}  # tensors in attributes of modules
         self._axes: dict[int, list[Axis]] = {}
         self._keep: list[Tensor] = []  # ids are keys, so nothing may be freed meanwhile
         self._origin: dict[int, str] = {}
@@ -137,10 +143,18 @@ class Context:
     def axes(self, tensor: Tensor) -> list[Axis]:
         """The axes of a tensor; one that no recorded operation made is a constant."""
         if id(tensor) not in self._axes:
-            fixed = [self.fixed(size, "a constant tensor of the code") for size in tensor.shape]
-            self._axes[id(tensor)] = fixed
+            self._axes[id(tensor)] = self._constant_axes(tensor)
             self._keep.append(tensor)
         return self._axes[id(tensor)]
+
+    def _constant_axes(self, tensor: Tensor) -> list[Axis]:
+        holder = self._kept.get(id(tensor))
+        if holder is None or not tensor.is_floating_point():
+            return [self.fixed(size, "a constant tensor of the code") for size in tensor.shape]
+        axes = [Axis(size) for size in tensor.shape]
+        for axis in axes:  # of channels, perhaps: it may have been computed from parameters
+            self.mixed(axis, f"a tensor that the model keeps in '{holder}' has this width")
+        return axes
 
     def made(self, op: Op) -> list[list[Axis]]:
         """The axes of an operation's outputs as they were when it had run."""

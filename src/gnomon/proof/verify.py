@@ -10,12 +10,12 @@ from operator import itemgetter
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from gnomon.errors import NotProved, Unsupported
 from gnomon.ops.context import Op
 from gnomon.planning.edit import TensorEdit
 from gnomon.planning.plan import Plan
+from gnomon.proof.in_double import InDouble, double
 from gnomon.recording.tape import Call, Recording, owned_tensors, record
 
 # The old and the new model are also compared in float64 if its weights fit this many bytes.
@@ -206,23 +206,14 @@ def _fits_budget(model: nn.Module) -> bool:
 
 def _double_answers(model: nn.Module, call: Call, training: bool) -> list[Tensor] | None:
     """The outputs with weights and inputs in float64; None if the code insists on its dtype."""
-    state = {n: _double(t) for n, t in owned_tensors(model).items()}
-
-    class Double(nn.Module):
-        """The same modules, run with float64 weights in place of their own."""
-
-        def forward(self, *args: object, **kwargs: object) -> object:
-            return functional_call(model, state, args, kwargs)
-
-    narrow = []
+    narrow: list[str] = []
 
     def look(op: Op) -> None:
         if any(o.is_floating_point() and o.dtype != torch.float64 for o in op.outputs):
             narrow.append(op.name)
 
-    wrapper = Double()
-    wrapper.inner = model
-    args, kwargs = pytree.tree_map_only(Tensor, _double, call)
+    wrapper = InDouble(model, began=narrow.clear)
+    args, kwargs = pytree.tree_map_only(Tensor, double, call)
     try:
         found = record(
             wrapper, (args, kwargs), training=training, fake=False, keep=False, on_op=look
@@ -230,10 +221,6 @@ def _double_answers(model: nn.Module, call: Call, training: bool) -> list[Tensor
     except Exception:  # whatever a foreign forward raises: there is no float64 answer then
         return None
     return None if narrow else [_plain(y) for y in found]
-
-
-def _double(x: Tensor) -> Tensor:
-    return x.detach().double() if x.is_floating_point() else x.detach().clone()
 
 
 def _plain(y: Tensor) -> Tensor:

@@ -50,6 +50,13 @@ def unchanged(model: nn.Module) -> Iterator[None]:
             snapshot.restore()
 
 
+def taking_back(modules: Sequence[nn.Module]) -> Callable[[], None]:
+    """What gives these modules back their attributes and buffers of now, whenever it is called."""
+    snapshot = _Snapshot(modules)
+    snapshot.visit([module.__dict__ for module in modules])
+    return snapshot.restore
+
+
 def _distinct(tensors: Iterable[Any]) -> list[Any]:
     return list({id(t): t for t in tensors if t is not None}.values())
 
@@ -138,7 +145,7 @@ class _Snapshot:
         def put_back() -> None:
             if value.requires_grad and not joined:
                 value.detach_()  # a pass with gradients wrote an activation into it
-            if value.shape != saved.shape or not _same_bits(value, saved):
+            if value.shape != saved.shape or not same_bits(value, saved):
                 with torch.no_grad():
                     value.set_(saved) if value.shape != saved.shape else value.copy_(saved)  # type: ignore[call-overload]
 
@@ -182,7 +189,8 @@ def _set_state(generator: torch.Generator, state: Tensor) -> None:
     generator.set_state(state)
 
 
-def _same_bits(a: Tensor, b: Tensor) -> bool:
+def same_bits(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors of one shape hold the same numbers, NaN in the same places."""
     if a.dtype == b.dtype and a.device == b.device and torch.equal(a, b):
         return True  # the rule; with NaN in it a tensor is not equal to itself
     return bool(((a == b) | ((a != a) & (b != b))).all())

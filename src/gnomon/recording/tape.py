@@ -25,6 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gnomon.errors import Unsupported
 from gnomon.ops.context import Op
+from gnomon.recording.kept import keepers, renew
 from gnomon.recording.snapshot import unchanged
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -179,6 +180,18 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._on_op(op)
         return out
 
+    @property
+    def wrote(self) -> bool:
+        """Whether an operation wrote on a parameter."""
+        return bool(self._overwritten)
+
+    @contextlib.contextmanager
+    def inside(self, *modules: nn.Module) -> Iterator[None]:
+        """Operations that no forward ran belong to these modules."""
+        self._stack += modules
+        yield
+        del self._stack[-len(modules) :]
+
     def _save_overwritten(self, args: tuple[Any, ...]) -> None:
         first = args[:1]  # in-place operations write their first argument
         for arg in first if first and isinstance(first[0], Tensor) else pytree.tree_leaves(first):
@@ -210,8 +223,12 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         finally:
             for hook in hooks:
                 hook.remove()
-            for owner, saved in self._overwritten:
-                owner.data.copy_(saved)
+            self.put_back()
+
+    def put_back(self) -> None:
+        """Give parameters that were written on their numbers again."""
+        for owner, saved in self._overwritten:
+            owner.data.copy_(saved)
 
 
 @functools.cache
@@ -300,11 +317,17 @@ def record(
                 Tensor, lambda x: mode.from_tensor(x.to("meta") if on_meta else x), (args, kwargs)
             )
             stack.enter_context(mode)
+        setting = Recorder(parameters, fake=fake, keep=False)
+        stack.callback(setting.put_back)
         if training or any(module.training for module in model.modules()):
-            model.train(training)  # in eval mode already: setting it again would drop caches
+            with setting:  # some models merge weights when a mode is set
+                model.train(training)
         given = _tensors_only((args, kwargs))  # before the pass: it may take the inputs apart
         recorder = Recorder(parameters, fake=fake, keep=keep, on_op=on_op)
         stack.enter_context(recorder.running())
+        for module in () if training else keepers(model).values():
+            with recorder.inside(model, module):  # what they keep is computed on the tape
+                renew(module)
         result = model(*args, **kwargs)
     found = tensors_in(result)
     if not found:
