@@ -26,7 +26,7 @@ from gnomon.errors import (
     Unsupported,
 )
 from gnomon.grower import Grower
-from gnomon.morphs import Branch, Deepen, Enlarge, Factor, Fold, Repeat, Widen
+from gnomon.morphs import Branch, Deepen, Enlarge, Factor, Fold, Repeat, Replicate, Widen
 from gnomon.planning.plan import Plan
 from gnomon.receipt import Receipt
 from gnomon.rules import R2R, Hybrid, Isometry, Net2Net, NetMorph, RandPad, Rule
@@ -69,6 +69,7 @@ __all__ = [
     "RandPad",
     "Receipt",
     "Repeat",
+    "Replicate",
     "ResetMoments",
     "Residual",
     "Rewarm",

@@ -12,6 +12,7 @@ from torch.optim import Optimizer, RMSprop
 
 from gnomon.adding.branching import branched_module
 from gnomon.adding.copying import copied_module, copy_of
+from gnomon.adding.dividing import divided_module
 from gnomon.adding.folding import fold, in_form
 from gnomon.adding.making import Started, Tried, make, start
 from gnomon.adding.numbering import renumber
@@ -29,6 +30,9 @@ from gnomon.recording.tape import Call, Recording, owned_tensors, record
 
 # Modules that are made from the one whose place they take.
 DERIVED = {"factored": factored_module, "branched": branched_module}
+
+# Copies of modules of the model, which share with it what those share.
+OF_OTHERS = ("copied", "divided")
 
 _WAYS = {
     "insert": insertion.insert,
@@ -104,7 +108,7 @@ def add_modules(
     fresh = {
         id(p)
         for m, edit, _ in modules if edit.start != "folded" for p in m.parameters()
-        if edit.start != "copied" or id(p) not in before  # copies share what their blocks share
+        if edit.start not in OF_OTHERS or id(p) not in before  # copies share what their blocks share
     }  # fmt: skip
     new = {name: p for name, p in model.named_parameters() if id(p) in fresh - settled}
     for undo in param_groups.rename(optimizers, moved):
@@ -145,6 +149,12 @@ def _add(
         _, undo = put(model, edit, module)
         surgery.on_undo(undo)
         return module, edit, started
+    if edit.start == "divided":
+        module = divided_module(model, edit, key, seed, surgery)
+        module.train(model.get_submodule(edit.place).training)
+        _, undo = put(model, edit, module)
+        surgery.on_undo(undo)
+        return module, edit, ()
     if edit.start in DERIVED:
         module = DERIVED[edit.start](
             model.get_submodule(edit.place), edit, key, seed, classes_of(model)
@@ -197,7 +207,7 @@ def build_for_load(
     """The module without its values, for a file that holds `most` numbers. Raises BadCheckpoint."""
     if "form" in edit.options:
         return in_form(model, edit)
-    if edit.start == "copied":
+    if edit.start in OF_OTHERS:
         return _copied_for_load(model, edit, most)
     known = {**classes_of(model), **factories}
     try:
@@ -241,7 +251,8 @@ def check_runs(
     Returns the passes of one mode; on_op is called after each of their operations.
     """
     new = {id(m) for module, _, _ in added.modules for m in module.modules()}
-    replaced = any(edit.how == "replace" for _, edit, _ in added.modules)
+    # what takes the place of a module, and another number of experts, take operations of their own
+    replaced = any(e.how == "replace" or e.start == "divided" for _, e, _ in added.modules)
     runs = []
     for call, old in zip(calls, analysis.recordings[training::2], strict=True):
         run = _run(model, call, training, analysis.fake, on_op)

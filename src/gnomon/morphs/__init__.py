@@ -6,6 +6,7 @@ from gnomon.morphs.enlarge import Enlarge
 from gnomon.morphs.factor import Factor
 from gnomon.morphs.fold import Fold
 from gnomon.morphs.repeat import Repeat
+from gnomon.morphs.replicate import Replicate
 from gnomon.morphs.widen import Widen
 
-__all__ = ["Branch", "Deepen", "Enlarge", "Factor", "Fold", "Repeat", "Widen"]
+__all__ = ["Branch", "Deepen", "Enlarge", "Factor", "Fold", "Repeat", "Replicate", "Widen"]

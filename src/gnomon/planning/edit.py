@@ -14,7 +14,9 @@ from gnomon.planning.spec import Spec
 
 AttributeValue = int | float | str | tuple[int, ...]
 How = Literal["insert", "hook", "replace"]
-Start = Literal["zero", "identity", "random", "kept", "folded", "factored", "branched", "copied"]
+Start = Literal[
+    "zero", "identity", "random", "kept", "folded", "factored", "branched", "copied", "divided"
+]
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,8 @@ class ModuleEdit:
     start:    what it computes at first: "zero" in its branch, the "identity", something "random",
               or what its values make of it ("kept"); "folded" has the values of what it replaces,
               "factored" and "branched" weights made from those of what it replaces; "copied" is a
-              copy of another block, whose branches end in zero.
+              copy of another block, whose branches end in zero, "divided" one that divides what
+              its last kernels add up to with the module it is of.
     shape:    of the tensor that it is given, batch first.
     std:      spread of its kernels; None for what the constructors, or the template, give.
     twins:    how many hidden channels of a zero start carry one signal.

@@ -146,6 +146,7 @@ _STARTS = {
     "identity": "starts as the identity",
     "random": "random",
     "copied": "a copy whose branches start at zero",
+    "divided": "a copy that divides its last kernels with it",
 }
 
 

@@ -110,6 +110,25 @@ def divided(columns: Tensor, e: Embedding, draw: Draw, *, uneven: bool) -> Tenso
     return parts
 
 
+def doubled(columns: Tensor, e: Embedding, draw: Draw, *, uneven: bool) -> Tensor:
+    """Readers of r copies of which each carries 1/r of its signal: their sum is r V, in any dtype.
+
+    columns: (O, N, I). Returns (O, K, I), zero for fresh signals. Even: V each. Uneven: in each two
+    copies an entry is 2 V in one, at random, and 0 in the other; an odd one keeps V.
+    """
+    parts = columns.new_zeros(columns.shape[0], e.size, columns.shape[2])
+    for signals, channels in e.classes:
+        is_old = signals < e.old
+        whole = columns[:, signals[is_old]]
+        copies = list(channels[is_old].T) if bool(is_old.any()) else []
+        for one, other in zip(copies[0::2], copies[1::2], strict=False):
+            mine = draw.below(2, whole.shape).to(whole) if uneven else 0.5
+            parts[:, one], parts[:, other] = 2 * mine * whole, 2 * (1 - mine) * whole
+        if len(copies) % 2:
+            parts[:, copies[-1]] = whole
+    return parts
+
+
 def on_grid(values: Tensor) -> Tensor:
     """Round to a grid so coarse that sums of a few entries are exact in bf16, fp16 and fp32.
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from gnomon.draw import Draw
 from gnomon.embedding import Embedding, monomial
 from gnomon.errors import CannotPreserve
-from gnomon.rules.base import Law, Rule, divided
+from gnomon.rules.base import Law, Rule, divided, doubled
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -49,5 +49,7 @@ class Net2Net(Rule):
         return monomial(torch.cat([torch.arange(n), torch.cat(rounds)[:k]]), n, 0)
 
     def free(self, columns: Tensor, e: Embedding, draw: Draw) -> Tensor:
-        """The shares themselves."""
+        """The shares themselves; of `r` V among r copies whose signals are `r` times smaller."""
+        if bool((e.factor < 1).any()):
+            return doubled(columns, e, draw, uneven=self.uneven)
         return divided(columns, e, draw, uneven=self.uneven)
