@@ -159,6 +159,28 @@ class Grouped(Routed):
         return self.experts(x, *scores.topk(self.top_k)).view(shape)
 
 
+class OneGroup(Routed):
+    """As deepseek has it: the best of one group of experts, which is that group."""
+
+    def forward(self, x):
+        shape, x = x.shape, x.reshape(-1, 6)
+        scores = self.router(x).sigmoid()
+        worth = scores.view(-1, 1, scores.shape[1]).topk(2).values.sum(-1)
+        best = worth.topk(1, sorted=False).indices
+        mask = torch.zeros_like(worth).scatter_(1, best, 1).expand_as(scores)
+        picked = scores.masked_fill(~mask.bool(), -torch.inf).topk(self.top_k).indices
+        shares = scores.gather(1, picked)
+        return self.experts(x, shares / shares.sum(-1, keepdim=True), picked).view(shape)
+
+
+def test_the_best_of_one_group_is_no_choice():
+    model, x = made()
+    model.mixtures[0] = OneGroup(Stack()).double()
+    old = both(model, x)
+    gn.Grower(model, x).grow(gn.Replicate("mixtures.0"))
+    assert moved(old, model, x) <= 1e-12 and model.mixtures[0].top_k == 4
+
+
 class Squared(Routed):
     """Shares of which copies do not add up."""
 
@@ -247,5 +269,5 @@ def test_one_layer_of_two_leaves_settings_as_they_are():
     "wrong", [{"where": ""}, {"where": []}, {"by": 1}, {"by": 1.5}, {"rule": gn.R2R()}]
 )
 def test_requests_that_make_no_sense(wrong):
-    with pytest.raises(ValueError, match="must|made by"):
+    with pytest.raises(ValueError, match=r"must|made by"):
         gn.Replicate(**{"where": "a", **wrong})

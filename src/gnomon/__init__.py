@@ -26,7 +26,17 @@ from gnomon.errors import (
     Unsupported,
 )
 from gnomon.grower import Grower
-from gnomon.morphs import Branch, Deepen, Enlarge, Factor, Fold, Repeat, Replicate, Widen
+from gnomon.morphs import (
+    Branch,
+    Deepen,
+    Enlarge,
+    Factor,
+    Fold,
+    Repeat,
+    Replicate,
+    Upcycle,
+    Widen,
+)
 from gnomon.planning.plan import Plan
 from gnomon.receipt import Receipt
 from gnomon.rules import R2R, Hybrid, Isometry, Net2Net, NetMorph, RandPad, Rule
@@ -78,6 +88,7 @@ __all__ = [
     "Stale",
     "Timeline",
     "Unsupported",
+    "Upcycle",
     "Widen",
     "adjust",
     "load",

@@ -17,6 +17,7 @@ from gnomon.adding.folding import fold, in_form
 from gnomon.adding.making import Started, Tried, make, start
 from gnomon.adding.numbering import renumber
 from gnomon.adding.replacing import factored_module
+from gnomon.adding.upcycling import part_experts, upcycled_for_load, upcycled_module
 from gnomon.analysis.groups import Analysis
 from gnomon.editing import insertion, param_groups
 from gnomon.editing.first_gradients import FirstGradients
@@ -29,7 +30,11 @@ from gnomon.planning.spec import Factories, build, classes_of, factories_needed
 from gnomon.recording.tape import Call, Recording, owned_tensors, record
 
 # Modules that are made from the one whose place they take.
-DERIVED = {"factored": factored_module, "branched": branched_module}
+DERIVED = {
+    "factored": factored_module,
+    "branched": branched_module,
+    "upcycled": upcycled_module,
+}
 
 # Copies of modules of the model, which share with it what those share.
 OF_OTHERS = ("copied", "divided")
@@ -104,11 +109,13 @@ def add_modules(
             modules.append(_add(model, edit, key, plan.seed, surgery, ready))
             if edit.start in DERIVED:
                 settled |= _settle(model, edit, beside, optimizers, surgery)
+            if edit.start == "upcycled":
+                part_experts(modules[-1][0], edit, key, plan.seed, optimizers, surgery)
     moved |= insertion.renamed(before, insertion.names(model))
     fresh = {
         id(p)
         for m, edit, _ in modules if edit.start != "folded" for p in m.parameters()
-        if edit.start not in OF_OTHERS or id(p) not in before  # copies share what their blocks share
+        if edit.start not in OF_OTHERS or id(p) not in before  # copies share what theirs share
     }  # fmt: skip
     new = {name: p for name, p in model.named_parameters() if id(p) in fresh - settled}
     for undo in param_groups.rename(optimizers, moved):
@@ -207,6 +214,8 @@ def build_for_load(
     """The module without its values, for a file that holds `most` numbers. Raises BadCheckpoint."""
     if "form" in edit.options:
         return in_form(model, edit)
+    if edit.start == "upcycled":
+        return upcycled_for_load(model, edit, most)
     if edit.start in OF_OTHERS:
         return _copied_for_load(model, edit, most)
     known = {**classes_of(model), **factories}

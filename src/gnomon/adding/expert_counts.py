@@ -50,7 +50,9 @@ def from_settings(
                     continue
                 both = _with(config, (*counts, *tops), by)
                 again = None if both is None else built(module, both)
-                found = None if again is None else _differing(module, again, within)
+                if again is None or shapes(again) != inside:
+                    continue
+                found = _differing(module, again, within)
                 if found is None:
                     continue
                 said = [(f, experts) for f in counts] + [(f, picked) for f in tops]

@@ -63,7 +63,9 @@ def mixture_at(model: nn.Module, analysis: Analysis, path: str, visit: Visit) ->
         raise Unsupported(
             f"neither a parameter nor an nn.ModuleList in it holds {experts} experts of one shape"
         )
-    return Mixture(path, experts, picked, router, stacks, rows, _last(analysis, visit, own))
+    return Mixture(
+        path, experts, picked, router, stacks, rows, last_of(analysis, visit) & own.keys()
+    )
 
 
 def picks(ops: Sequence[Op]) -> list[Op]:
@@ -81,15 +83,31 @@ def _size(op: Op) -> int:
 
 
 def _pick(ops: Sequence[Op]) -> Op:
-    found = picks(ops)
-    if not found:
+    several = picks(ops)
+    if not several:
         raise NoSuchGroup("no operation in it picks some of several experts by topk")
-    if len(found) > 1:
+    found = [op for op in several if len(several) == 1 or _matters(ops, op)]
+    if len(found) != 1:
         raise CannotPreserve(
             "it picks more than once (groups of experts, then experts): copies change what a group "
             "is worth"
         )
     return found[0]
+
+
+def _matters(ops: Sequence[Op], op: Op) -> bool:
+    """Whether what an operation picks reaches the end of the tape.
+
+    Of one group of experts that is all there is, the best one is picked whatever it is worth.
+    """
+    derived = {id(y) for y in op.outputs}
+    for later in ops[list(ops).index(op) + 1 :]:
+        if later.name.endswith("_like"):  # of the same shape alone
+            continue
+        if any(id(x) in derived for x in later.tensors()):
+            only = later.name == "topk" and _size(later) == 1
+            derived |= {id(y) for y in (later.outputs[:1] if only else later.outputs)}
+    return any(id(y) in derived for y in ops[-1].outputs) or op is ops[-1]
 
 
 def _refuse_ties(op: Op, picked: int) -> None:
@@ -184,14 +202,14 @@ def _rows(module: nn.Module, experts: int) -> Iterator[str]:
             yield name
 
 
-def _last(analysis: Analysis, visit: Visit, own: dict[str, Tensor]) -> frozenset[str]:
-    """What writes the channels that a mixture returns."""
+def last_of(analysis: Analysis, visit: Visit) -> frozenset[str]:
+    """What writes the channels that a module returns, in it or elsewhere."""
     y = visit.output[0] if isinstance(visit.output, tuple) and visit.output else visit.output
     if not isinstance(y, Tensor):
         return frozenset()
     leaf = resolve(analysis.context.axes(y)[-1])
     slots = [s for g in analysis.groups if g.leaf is leaf for s in g.slots]
-    return frozenset(s.name for s in slots if s.role == "write" and s.name in own)
+    return frozenset(s.name for s in slots if s.role == "write")
 
 
 def refusal(error: GrowthError, path: str) -> GrowthError:

@@ -6,6 +6,7 @@ from gnomon.blocks.one_ended import OneEnded, ZeroPadded
 from gnomon.blocks.paths import Paths
 from gnomon.blocks.r2r import R2RBlock
 from gnomon.blocks.residual import Residual
+from gnomon.blocks.upcycled import Upcycled
 
 __all__ = [
     "OneEnded",
@@ -13,6 +14,7 @@ __all__ = [
     "Piece",
     "R2RBlock",
     "Residual",
+    "Upcycled",
     "ZeroPadded",
     "carry",
     "carry_gradients",

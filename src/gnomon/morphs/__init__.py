@@ -7,6 +7,17 @@ from gnomon.morphs.factor import Factor
 from gnomon.morphs.fold import Fold
 from gnomon.morphs.repeat import Repeat
 from gnomon.morphs.replicate import Replicate
+from gnomon.morphs.upcycle import Upcycle
 from gnomon.morphs.widen import Widen
 
-__all__ = ["Branch", "Deepen", "Enlarge", "Factor", "Fold", "Repeat", "Replicate", "Widen"]
+__all__ = [
+    "Branch",
+    "Deepen",
+    "Enlarge",
+    "Factor",
+    "Fold",
+    "Repeat",
+    "Replicate",
+    "Upcycle",
+    "Widen",
+]

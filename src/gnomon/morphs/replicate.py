@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
 
-from gnomon.adding.additions import put
-from gnomon.adding.dividing import divided_module
 from gnomon.adding.expert_counts import Edits, from_attributes, from_settings
-from gnomon.adding.mixtures import Mixture, mixture_at, refusal, seen_by
+from gnomon.adding.mixtures import Mixture, mixture_at, refusal
 from gnomon.analysis.flops import flops_of
 from gnomon.axes import Form
 from gnomon.editing.settings import shapes
-from gnomon.editing.surgery import Surgery, operate
 from gnomon.embedding import Embedding, monomial
-from gnomon.errors import CannotPreserve, GrowthError, NoSuchGroup, Unsupported
-from gnomon.morphs.places import find, input_of, only_visit
+from gnomon.errors import CannotPreserve, GrowthError, NoSuchGroup
+from gnomon.morphs.places import find, only_visit
 from gnomon.morphs.subject import Subject
+from gnomon.morphs.tried_mixtures import tried
 from gnomon.planning.attributes import grown_attributes
-from gnomon.planning.edit import AttributeEdit, DimEdit, ModuleEdit, TensorEdit, WidthChange
+from gnomon.planning.edit import DimEdit, ModuleEdit, TensorEdit, WidthChange
 from gnomon.planning.plan import Plan
 from gnomon.planning.spec import path_of
 from gnomon.planning.spreads import with_measured_spreads
-from gnomon.recording.tape import Recording, owned_tensors, record
+from gnomon.recording.tape import Recording, owned_tensors
 from gnomon.rules import Net2Net
 
 
@@ -50,7 +46,7 @@ class Replicate:
 
     Numbers of experts and of the top-k in attributes and in a configuration change along.
     Raises ValueError if the request makes no sense for any model.
-    Source: the project's own; the duplication of single experts in `W | W` form is Net2WiderNet's.
+    Source: none of the papers; the copies are Net2WiderNet's, of whole experts.
     """
 
     where: str | Sequence[str]
@@ -124,7 +120,7 @@ class Replicate:
         self, subject: Subject, mixtures: Sequence[Mixture], seed: int
     ) -> tuple[Plan, list[Recording | None]]:
         """The first plan with which all mixtures run and return what they did."""
-        refused: GrowthError | None = None
+        refused: list[GrowthError] = []
         for whole in (False, True):
             bare = self._plan(subject, mixtures, seed, whole=whole)
             alike = len({(m.experts, m.picked) for m in mixtures}) == 1
@@ -133,31 +129,29 @@ class Replicate:
             for edits in several:
                 plan = replace(bare, attributes=(*bare.attributes, *edits), notes=(_told(edits),))
                 try:
-                    return plan, [_trial(subject, m, plan, self.by) for m in mixtures]
+                    return plan, [tried(subject, m, plan, self.by) for m in mixtures]
                 except GrowthError as found:
-                    refused = found
+                    refused.append(found)
             try:
                 chosen = [self._by_attributes(subject, m, bare) for m in mixtures]
             except GrowthError as found:
-                refused = refused or found
+                refused.append(found)
                 continue
             edits = tuple(e for some, _ in chosen for e in some)
             return replace(bare, attributes=(*bare.attributes, *edits)), [r for _, r in chosen]
-        assert refused is not None
-        raise refused
+        raise _nearest(refused)
 
     def _by_attributes(
         self, subject: Subject, mixture: Mixture, bare: Plan
     ) -> tuple[Edits, Recording | None]:
-        first: GrowthError | None = None
+        refused: list[GrowthError] = []
         for edits in from_attributes(subject.model, mixture, self.by):
             plan = replace(bare, attributes=(*bare.attributes, *edits))
             try:
-                return edits, _trial(subject, mixture, plan, self.by)
-            except GrowthError as refused:
-                first = first or refused
-        assert first is not None
-        raise first
+                return edits, tried(subject, mixture, plan, self.by)
+            except GrowthError as found:
+                refused.append(found)
+        raise _nearest(refused)
 
     def _plan(
         self, subject: Subject, mixtures: Sequence[Mixture], seed: int, *, whole: bool
@@ -197,7 +191,7 @@ class Replicate:
     def _copies(self, model: nn.Module, m: Mixture, whole: bool) -> Iterator[ModuleEdit]:
         """In the order of the list. An expert and its copies divide their last kernels in twos."""
         for row in m.rows:
-            parts = list(model.get_submodule(row))
+            parts = list(model.get_submodule(row).children())
             place = f"{row}.{len(parts) - 1}"
             for number in range(len(parts), len(parts) * self.by):
                 turn, of = divmod(number, len(parts))
@@ -219,6 +213,11 @@ class Replicate:
                 spec = {"class": path_of(type(parts[0])), "arguments": {}}
                 yield ModuleEdit("insert", place, spec, "divided", options=options)
                 place = f"{row}.{number}"
+
+
+def _nearest(refused: Sequence[GrowthError]) -> GrowthError:
+    """What came of the attempt that got furthest: it ran, and returned something else."""
+    return next((e for e in refused if isinstance(e, CannotPreserve)), refused[0])
 
 
 def _told(edits: Edits) -> str:
@@ -247,81 +246,3 @@ def _parameters(model: nn.Module, plan: Plan) -> dict[str, Tensor]:
         copied = model.get_submodule(edit.place.rpartition(".")[0] + ".0")
         found |= {f"{i}.{n}": p.to("meta") for n, p in copied.named_parameters()}
     return found
-
-
-def _trial(subject: Subject, m: Mixture, plan: Plan, by: int) -> Recording | None:
-    """Grow a copy of one mixture and run both. None on `meta`, where nothing can be compared.
-
-    Raises Unsupported or CannotPreserve.
-    """
-    module = subject.model.get_submodule(m.path)
-    if any(t.is_meta for t in owned_tensors(module).values()):
-        return None
-    x = input_of(only_visit(subject, module, m.path)).detach()
-    if isinstance(x, FakeTensor):
-        x = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x.dtype)
-    old = copy.deepcopy(module)
-    before = _run(old, x)
-    try:
-        _grow(old, m.path, plan)
-        after = _run(old, x)
-    except GrowthError:
-        raise
-    except Exception as fault:  # whatever foreign code raises
-        raise Unsupported(
-            f"with {m.experts * by} experts '{m.path}' does not run ({type(fault).__name__}: "
-            f"{fault}): its code may hold the number {m.experts} or {m.picked} where none can "
-            f"change it, such as topk({m.picked}). Keep it in an attribute"
-        ) from fault
-    seen = (m.picked * by, m.experts * by)
-    if seen not in seen_by(after):
-        raise Unsupported(
-            f"'{m.path}' picks {m.picked} experts by a number that is found in no attribute: keep "
-            f"it in one, as in topk(self.top_k)"
-        )
-    for a, b in zip(before.outputs, after.outputs, strict=False):
-        moved = float((a.double() - b.double()).abs().max()) if a.shape == b.shape else 0.0
-        if a.shape == b.shape and moved > torch.finfo(x.dtype).eps ** 0.5 * float(a.abs().max()):
-            raise CannotPreserve(
-                f"the shares of the copies in '{m.path}' do not add up to those of its experts (it "
-                f"moved by {moved:.1e}): they do behind a softmax over all experts, behind a "
-                f"division by their sum, and where each is a number of its own expert alone"
-            )
-    return after
-
-
-def _run(module: nn.Module, x: Tensor) -> Recording:
-    return record(module, ((x,), {}), training=False, fake=False)
-
-
-def _grow(module: nn.Module, path: str, plan: Plan) -> None:
-    """Carry out what a plan does to one module, on that module alone."""
-
-    def own(name: str) -> bool:
-        return name == path or name.startswith(f"{path}.")
-
-    def inner(name: str) -> str:
-        return name.removeprefix(path).removeprefix(".")
-
-    surgery = Surgery()
-    for i, edit in enumerate(e for e in plan.modules if own(e.place)):
-        options = {**edit.options, "of": inner(str(edit.options["of"]))}
-        moved = replace(edit, place=inner(edit.place), options=options)
-        put(module, moved, divided_module(module, moved, str(i), plan.seed, surgery))
-    edits = tuple(replace(e, name=inner(e.name)) for e in plan.edits if own(e.name))
-    said = tuple(replace(a, path=inner(a.path)) for a in plan.attributes if own(a.path))
-    said += tuple(_held(module, plan, path))
-    operate(module, replace(plan, edits=edits, attributes=said, modules=()), (), surgery)
-
-
-def _held(module: nn.Module, plan: Plan, path: str) -> Iterator[AttributeEdit]:
-    """The edits of settings that lie outside, on the copies of them that a mixture holds."""
-    for a in plan.attributes:
-        name, dot, number = a.name.partition(".")
-        if not dot or a.path == path or a.path.startswith(f"{path}."):
-            continue
-        for inner, part in module.named_modules():
-            for key, value in vars(part).items():
-                if hasattr(value, "__dict__") and vars(value).get(number) == a.old:
-                    yield AttributeEdit(inner, f"{key}.{number}", a.old, a.new)
-                    return

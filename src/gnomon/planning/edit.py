@@ -15,7 +15,16 @@ from gnomon.planning.spec import Spec
 AttributeValue = int | float | str | tuple[int, ...]
 How = Literal["insert", "hook", "replace"]
 Start = Literal[
-    "zero", "identity", "random", "kept", "folded", "factored", "branched", "copied", "divided"
+    "zero",
+    "identity",
+    "random",
+    "kept",
+    "folded",
+    "factored",
+    "branched",
+    "copied",
+    "divided",
+    "upcycled",
 ]
 
 
@@ -113,7 +122,8 @@ class ModuleEdit:
               or what its values make of it ("kept"); "folded" has the values of what it replaces,
               "factored" and "branched" weights made from those of what it replaces; "copied" is a
               copy of another block, whose branches end in zero, "divided" one that divides what
-              its last kernels add up to with the module it is of.
+              its last kernels add up to with the module it is of;
+              "upcycled" is a mixture of copies of what it replaces.
     shape:    of the tensor that it is given, batch first.
     std:      spread of its kernels; None for what the constructors, or the template, give.
     twins:    how many hidden channels of a zero start carry one signal.
