@@ -38,7 +38,10 @@ _FEW = (
     "mlp resnet densenet conv_flatten_linear resnext instancenorm unet weight_normed called_twice "
     "einsum attention splits experts_loop experts_stacked experts_picked"
 ).split()
-_NORMED = ("groupnorm", "normed_mlp", "layer_scale", "bag_of_words", "resnet", *_STREAMS)
+_NORMED = (
+    *("groupnorm", "normed_mlp", "layer_scale", "bag_of_words", "resnet", "attention_normed"),
+    *_STREAMS,
+)
 
 ALL_RULES: dict[str, Method] = {
     "R2R": Method(gn.R2R(), 2),

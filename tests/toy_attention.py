@@ -189,3 +189,19 @@ def encoder():
     """nn.MultiheadAttention inside of PyTorch's own layer, with its fast path."""
     layer = nn.TransformerEncoderLayer(6, 2, 8, dropout=0.0, batch_first=True)
     return nn.Sequential(nn.Linear(5, 6), layer, nn.Linear(6, 3))
+
+
+class NormedRotary(Rotary):
+    """A norm of queries and one of keys before they are turned; the norms' gains are shared by heads."""
+
+    norm = nn.RMSNorm
+
+    def __init__(self):
+        super().__init__()
+        self.q_norm, self.k_norm = self.norm(4, eps=1e-3), self.norm(4, eps=1e-2)
+
+    def forward(self, x):
+        q, k, v = (split_heads(f(x), self.heads) for f in (self.q, self.k, self.v))
+        q, k = self.turned(self.q_norm(q)), self.turned(self.k_norm(k))
+        mixed = F.scaled_dot_product_attention(q, k, v, scale=0.5)
+        return self.out(mixed.transpose(1, 2).flatten(2))

@@ -130,6 +130,7 @@ TOYS: dict[str, Toy] = {
     "attention_summed": Toy(attention.Summed, lambda draw: (tokens(draw), noise(2, 3, 4)(draw))),
     "attention_rotary": Toy(attention.Rotary, tokens),
     "attention_partly_rotary": Toy(attention.PartlyRotary, tokens),
+    "attention_normed": Toy(attention.NormedRotary, tokens),
     "attention_table": Toy(attention.TableOfHeads, tokens),
     "attention_kept": Toy(kept.KeptWhenSet, tokens),
     "encoder": Toy(attention.encoder, tokens),

@@ -65,7 +65,7 @@ def findings(t: Context, linked: Mapping[Axis, Link]) -> dict[Axis, Findings]:
             if leaf in found:
                 found[leaf].events.append(event)
                 if event.kind == "uniform":
-                    found[leaf].joint.update(a for a in leaves(event.axis) if a is not leaf)
+                    found[leaf].joint.update(_beside(event.axis, leaf))
     for leaf, link in linked.items():
         if leaf in found:
             found[leaf].linked = True
@@ -73,6 +73,26 @@ def findings(t: Context, linked: Mapping[Axis, Link]) -> dict[Axis, Findings]:
                 if only_on_one_side(t, leaf, (name, dim), mask):
                     found[leaf].roles[name, dim] = {"read"}
     return found
+
+
+def _beside(axis: Axis, leaf: Axis) -> list[Axis]:
+    """The leaves of other segments of an axis: what is joined with a leaf, not multiplied by it.
+
+    Copies of all heads are copies of all channels, if each head has as many.
+    """
+    axis = resolve(axis)
+    if axis.kind is None:
+        return []
+    inside = [part for part in _parts(axis) if leaf in leaves(part)]
+    found = [a for part in inside for a in _beside(part, leaf)]
+    if axis.kind == "sum":
+        others = (part for part in _parts(axis) if part not in inside)
+        found += [a for part in others for a in leaves(part)]
+    return found
+
+
+def _parts(axis: Axis) -> list[Axis]:
+    return segments(axis) if axis.kind == "sum" else factors(axis)
 
 
 def role_of(roles: set[Role]) -> Role:

@@ -6,10 +6,14 @@ reader of that axis (`V' E = [V, 0]`, along their rows), and every rule fills th
 reader: R2R makes q[a, a] and k[b, -b]. That holds where k comes to the product through operations
 that pass signs and sums (see `gnomon.analysis.ways`), and goes nowhere else. What cannot be
 followed back to its weights is refused, with the operation's name.
+
+Where a norm stands between (of queries and of keys, over the axis), all channels are copied equally
+often, and the gain behind the norm is what is read against: h becomes shares of h that add up to it.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -18,7 +22,7 @@ from torch import Tensor
 
 from gnomon.analysis.ways import Lost, Ways, positions
 from gnomon.axes import Axis, leaves
-from gnomon.ops.context import Context, Op
+from gnomon.ops.context import Context, Event, Op
 
 
 @dataclass(eq=False)
@@ -50,21 +54,30 @@ def links(t: Context, tapes: Iterable[Sequence[Op]]) -> dict[Axis, Link]:
     ways = [Ways(t, ops) for ops in tapes]
     for leaf in wanted:
         products = [p for p in t.products if leaf in leaves(p.axis)]
-        problem = ""
-        for side in ("right", "left"):
+        problem, averaged = (
+            "",
+            any(e.kind == "uniform" and leaf in leaves(e.axis) for e in t.events),
+        )
+        for gains, side in itertools.product((False, True)[: 1 + averaged], ("right", "left")):
             try:
-                link = _link(t, ways, leaf, side)
+                link = _link(t, ways, leaf, side, gains=gains)
             except Lost as lost:
-                problem = problem or str(lost)
+                problem = str(lost) if gains and side == "right" else problem or str(lost)
             else:
                 found[leaf] = link
+                if gains:
+                    # zeros on both sides would stay zeros for ever, so copies are the one way
+                    t.events.append(Event("uniform", leaf, _NORMED, products[0].where))
                 break
         else:
             t.mixed_in(leaf, f"a product of two activations ({problem})", products[0].where)
     return found
 
 
-def _link(t: Context, ways: Sequence[Ways], leaf: Axis, side: str) -> Link:
+_NORMED = "a product of normed queries and keys"
+
+
+def _link(t: Context, ways: Sequence[Ways], leaf: Axis, side: str, *, gains: bool) -> Link:
     link, plain = Link(), dict[tuple[str, int], Tensor]()
     for way in ways:
         for at, op in enumerate(way.ops):
@@ -72,17 +85,19 @@ def _link(t: Context, ways: Sequence[Ways], leaf: Axis, side: str) -> Link:
                 product = t.product_of.get(id(op))
                 sides = [] if product is None else product.sides(tensor)
                 summed = product is not None and leaf in leaves(product.axis)
-                if not summed and way.passes(op, tensor, leaf):
+                if not summed and (way.passes(op, tensor, leaf) or (gains and way.gains(op, leaf))):
                     continue
                 if product is not None and summed and sides == [side]:
                     chain: list[Op] = []
-                    for name, dim, mask in way.writers(tensor, at, leaf, strict=True, chain=chain):
+                    for name, dim, mask in way.writers(
+                        tensor, at, leaf, strict=True, chain=chain, gains=gains
+                    ):
                         _join(link.read, (name, dim), mask)
                     chain += way.scales_before(product.other(tensor), at, leaf)
                     chain += way.scales_after(op)
                     link.chains.append(chain)
                 elif not way.leaves_it(op, tensor, leaf):
-                    for name, dim, mask in way.writers(tensor, at, leaf, strict=False):
+                    for name, dim, mask in way.writers(tensor, at, leaf, strict=False, gains=gains):
                         _join(plain, (name, dim), mask)
     if not link.read:
         raise Lost("nothing that can learn writes one side")

@@ -30,6 +30,7 @@ _CUTS = frozenset(
 )
 _PRODUCTS = frozenset("mm bmm addmm baddbmm mv".split())
 _ZEROS = frozenset(("zeros", "new_zeros", "zeros_like"))
+_NORMS = {"native_layer_norm": 2, "_fused_rms_norm": 2}  # where their gains and biases stand
 _MOST_STEPS = 4000
 
 
@@ -111,12 +112,20 @@ class Ways:
         return op.name in _CUTS or (is_parameter and op.name in (*_PRODUCTS, "convolution"))
 
     def writers(
-        self, tensor: Tensor, at: int, leaf: Axis, *, strict: bool, chain: list[Op] | None = None
+        self,
+        tensor: Tensor,
+        at: int,
+        leaf: Axis,
+        *,
+        strict: bool,
+        chain: list[Op] | None = None,
+        gains: bool = False,
     ) -> Iterator[tuple[str, int, Tensor]]:
         """The parameters that wrote a leaf's channels: name, dimension, which positions.
 
         strict: raise Lost where anything but sums and signs are passed; else stop there.
         chain: gathers the operations on the way that scale all of it.
+        gains: stop at parameters that multiply the channels one by one, as those of norms do.
         """
         waiting: list[tuple[Tensor, int, tuple[Cut, ...], bool]] = [(tensor, at, (), True)]
         steps = 0
@@ -142,6 +151,12 @@ class Ways:
             index = next(i for i, y in enumerate(op.outputs) if y is x)
             if chain is not None and whole and op.name in SCALES and factor_of(op) is not None:
                 chain.append(op)
+            own = self.gains(op, leaf) if gains else []
+            for name in own:
+                for dim in self._holding(name, leaf):
+                    yield name, dim, positions(self.t.dims[name][dim], cuts)
+            if own and strict:
+                continue
             try:
                 sources = list(self._before(op, index, leaf, strict))
             except Lost:
@@ -150,6 +165,20 @@ class Ways:
                 continue
             for source, cut, alone in sources:
                 waiting.append((source, made[-1], (*cuts, *cut), whole and alone))
+
+    def gains(self, op: Op, leaf: Axis) -> list[str]:
+        """The parameters with which an operation multiplies, or adds to, normed channels."""
+        if op.name == "mul":
+            several = op.tensors()
+        elif op.name in _NORMS:
+            several = [x for x in op.args[_NORMS[op.name] :] if isinstance(x, Tensor)]
+        else:
+            return []
+        names = [self.t.origin(x) for x in several if self.holds(x, leaf)]
+        return [n for n in names if n is not None and len(self._holding(n, leaf)) == 1]
+
+    def _holding(self, name: str, leaf: Axis) -> list[int]:
+        return [d for d, axis in enumerate(self.t.dims[name]) if leaf in leaves(axis)]
 
     def _before(
         self, op: Op, index: int, leaf: Axis, strict: bool
@@ -168,7 +197,7 @@ class Ways:
         if name == "mul" and strict and not self._others_lack(op, leaf):
             signals = [y for y in op.tensors() if not self._is_table(y)]
             if len(signals) != 1:
-                raise Lost("two activations are multiplied on the way")
+                raise Lost("two activations, or one and a computed gain, are multiplied on the way")
             return [(signals[0], (), False)]
         if name in SCALES and self._others_lack(op, leaf):
             holding = [y for y in op.tensors() if self.holds(y, leaf)]

@@ -174,7 +174,7 @@ class Replicate:
             modules += list(self._copies(subject.model, m, whole))
             widths.append(WidthChange(makes, m.experts, m.experts * self.by, m.experts * self.by))
         changed = [f"{e.options['of']}.{k}" for e in modules for k in e.options["kernels"]]
-        changed = [name for name in changed if name in owned]
+        changed = [n for n in changed if n in owned and (self.rule.uneven or whole)]
         changed += [e.name for e in edits if e.dims[0].role == "read"]
         plan = Plan(
             str(self), self.rule, seed, subject.fingerprint, embeddings, tuple(edits), (),

@@ -95,7 +95,9 @@ def divided(columns: Tensor, e: Embedding, draw: Draw, *, uneven: bool) -> Tenso
     columns: (O, N, I). Returns (O, K, I), zero for fresh signals. Uneven: each entry goes whole to
     one of the copies, at random, so that copies which write alike read differently and part ways
     at the first step of SGD and of Adam (shares that differ by a factor do not, under Adam).
-    Even: halves of halves, because V / 3 three times is not V in floating point.
+    Even: halves of halves, because V / 3 three times is not V in floating point. Of a vector, which
+    holds one entry for each channel, copies that got nothing would stay equal: each gets a share of
+    its own, some of them negative, 2 V and -V for two.
     """
     parts = columns.new_zeros(columns.shape[0], e.size, columns.shape[2])
     for signals, channels in e.classes:
@@ -104,10 +106,21 @@ def divided(columns: Tensor, e: Embedding, draw: Draw, *, uneven: bool) -> Tenso
             continue
         whole, r = columns[:, signals[is_old]], channels.shape[1]
         owner = draw.below(r, whole.shape) if uneven else None
+        alone = torch.tensor(_different(r)) if columns.shape[0] * columns.shape[2] <= 2 else None
         for i, copy in enumerate(channels[is_old].T):
-            share = 0.5 ** min(i + 1, r - 1) if owner is None else owner == i
+            share: Tensor | float = 0.5 ** min(i + 1, r - 1)
+            if owner is not None:
+                share = owner == i if alone is None else alone[(owner + i) % r].to(whole)
             parts[:, copy] = whole * share
     return parts
+
+
+def _different(r: int) -> list[float]:
+    """r different powers of two and their negatives that add up to 1."""
+    shares = [1.0, 2.0, -2.0] if r % 2 else [2.0, -1.0]
+    for i in range(1, r):
+        shares += [0.5**i, -(0.5**i)]
+    return shares[:r]
 
 
 def doubled(columns: Tensor, e: Embedding, draw: Draw, *, uneven: bool) -> Tensor:
