@@ -20,6 +20,7 @@ NOT_ONCE = {
     "two_paths": {"even", "odd"},
     "auxiliary_head": {"auxiliary.2"},
     "tied_stream": {"head"},
+    "tied_decoder": {"head"},
     # torch's layer reads their weights in eval mode and never calls them
     "encoder": {"1.self_attn.out_proj", "1.linear1", "1.linear2"},
 }

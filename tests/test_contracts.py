@@ -143,7 +143,7 @@ def test_twins_part_without_help(rule, toy, descent):
     loss(model, g.inputs).backward()
     steps.step()
     # Heads and their width at once make twins of twins: those of equal sign part a step later.
-    nested = "rotary" in toy or toy == "attention_heads_outside"
+    nested = "rotary" in toy or toy in ("attention_partly_turned", "attention_heads_outside")
     pairs_only = descent is torch.optim.Adam or nested
     assert not together(model, g.plan, pairs_only)
     for _ in range(2):

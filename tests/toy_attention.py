@@ -192,7 +192,7 @@ def encoder():
 
 
 class NormedRotary(Rotary):
-    """A norm of queries and one of keys before they are turned; the norms' gains are shared by heads."""
+    """A norm of queries and one of keys, of each head, before they are turned."""
 
     norm = nn.RMSNorm
 

@@ -8,6 +8,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 import toy_attention as attention
+import toy_fused as fused
 import toy_images as images
 import toy_kept as kept
 import toy_mixtures as mixtures
@@ -131,6 +132,7 @@ TOYS: dict[str, Toy] = {
     "attention_rotary": Toy(attention.Rotary, tokens),
     "attention_partly_rotary": Toy(attention.PartlyRotary, tokens),
     "attention_normed": Toy(attention.NormedRotary, tokens),
+    "attention_partly_turned": Toy(fused.PartlyTurned, tokens),
     "attention_table": Toy(attention.TableOfHeads, tokens),
     "attention_kept": Toy(kept.KeptWhenSet, tokens),
     "encoder": Toy(attention.encoder, tokens),
@@ -142,6 +144,7 @@ TOYS: dict[str, Toy] = {
     "splits": Toy(vectors.Splits, vector),
     "pre_norm": Toy(lambda: streams.Language(nn.LayerNorm), streams.words),
     "gemma": Toy(lambda: streams.Language(streams.OnePlusGain), streams.words),
+    "tied_decoder": Toy(fused.Decoder, lambda draw: torch.randint(0, 7, (3, 4), generator=draw)),
     "tied_stream": Toy(lambda: streams.Language(streams.RootMeanSquare, tied=True), streams.words),
     "bare_norms": Toy(lambda: streams.Language(streams.BareSquares), streams.words),
     "two_inputs": Toy(vectors.TwoInputs, lambda draw: (vector(draw), noise(5, 2)(draw))),

@@ -8,7 +8,7 @@ that pass signs and sums (see `gnomon.analysis.ways`), and goes nowhere else. Wh
 followed back to its weights is refused, with the operation's name.
 
 Where a norm stands between (of queries and of keys, over the axis), all channels are copied equally
-often, and the gain behind the norm is what is read against: h becomes shares of h that add up to it.
+often, and the gain behind the norm is what is read against: it becomes shares that add up to it.
 """
 
 from __future__ import annotations

@@ -219,14 +219,25 @@ def _changed_sizes(prediction: Prediction, op: Op) -> list[tuple[int, int]]:
         for axis in t.axes(tensor):
             parts = factors(axis)
             sizes = [(resolve(p).size, prediction.size(p)) for p in parts]
-            for part in (s for p in parts for s in segments(p)):  # chunk(3) of 3 * self.width
-                found.append((resolve(part).size, prediction.size(part)))
+            for part in parts:
+                rows = segments(part)
+                sums = [(resolve(s).size, prediction.size(s)) for s in rows]
+                found += sums  # chunk(3) of 3 * self.width
+                found += _repeated(sums)
             for i in range(len(parts)):
                 old = new = 1
                 for before, after in sizes[i:]:
                     old, new = old * before, new * after
                     found.append((old, new))
     return [pair for pair in dict.fromkeys(found) if pair[0] != pair[1]]
+
+
+def _repeated(sums: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """The size of each of several equal rows of segments: 3 * self.width, each in three parts."""
+    for times in range(2, len(sums)):
+        each = len(sums) // times
+        if len(sums) % times == 0 and list(sums) == list(sums[:each]) * times:
+            yield sum(old for old, _ in sums[:each]), sum(new for _, new in sums[:each])
 
 
 def _changed_lists(prediction: Prediction, op: Op) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:

@@ -29,6 +29,7 @@ from gnomon.recording.tape import Call
 # they tell early what growing would find out, and must not cost much more than the analysis.
 _ALONE = (5, 8000, 0)  # what fails together is tried alone: then no pair is needed
 _ALONG = (2, 3000, 10)
+_STREAMS = ("normed", "tied")
 _PARTNERS = 6  # that are tried for one group
 
 
@@ -58,7 +59,7 @@ def _tied(g: Group, ties: Ties, groups: Mapping[str, Group]) -> Group:
     if g.name in ties.refused:
         return replace(g, verdict="refused", reason=ties.refused[g.name], rules=())
     along = ties.along.get(g.name, ())
-    normed = next((o for n in (g.name, *along) if (o := groups[n]).verdict == "normed"), None)
+    normed = next((o for n in (g.name, *along) if (o := groups[n]).verdict in _STREAMS), None)
     if normed is None or not along:
         return replace(g, along=along)
     rules = normed.rules
@@ -127,7 +128,7 @@ class _Search:
     def partners(self) -> None:
         """Look for others that what was refused can grow along with."""
         self.budget = self._budget(*_ALONG)
-        able = [g for g in self.analysis.groups if g.verdict in ("growable", "normed")]
+        able = [g for g in self.analysis.groups if g.verdict != "refused" and g.rules]
         refused = [g for g in self.suspects if g.name in self.refused]
         for alike in self._by_places(refused):
             first = alike[0]
@@ -158,7 +159,7 @@ class _Search:
 
     def _is_common(self, h: Group, alike: Sequence[Group]) -> bool:
         """Whether a group is a partner of all of these: a stream that their modules read."""
-        return h.verdict == "normed" or (len(alike) > 1 and all(self._meet(g, h) for g in alike))
+        return h.verdict in _STREAMS or (len(alike) > 1 and all(self._meet(g, h) for g in alike))
 
     def _choices(self, g: Group, able: Sequence[Group]) -> list[list[Group]]:
         """The groups that are regrouped in the same modules: one at a time, then all of them."""

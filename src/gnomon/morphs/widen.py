@@ -184,13 +184,7 @@ class _Grown:
         found = {}
         for name, size in zip(names, in_proportion(names, self.groups, factor), strict=True):
             other = self.groups[name]
-            try:
-                found[name] = self._embed(other, size - resolve(other.leaf).size)
-            except CannotPreserve as refusal:
-                if other is group:
-                    raise
-                why = f"; the code makes it grow along with '{group.name}'"
-                raise CannotPreserve(f"{refusal}{why}") from None
+            found[name] = self._embed_along(group, other, size - resolve(other.leaf).size)
         turnings = self._turned(found)
         silences, gains = self._for_norms(found)
         self.embeddings |= found
@@ -247,6 +241,19 @@ class _Grown:
         if k < 1:
             raise Unsupported(f"'{group.name}' is {group.width} wide already; asked {asked}")
         return k
+
+    def _embed_along(self, group: Group, other: Group, k: int) -> Embedding:
+        """As `_embed`, of a group that was not asked for."""
+        try:
+            return self._embed(other, k)
+        except CannotPreserve as refusal:
+            if other is group or other.name in self.selected:
+                raise
+            rules = ", ".join(f"{name}()" for name in group.rules if name != "RandPad")
+            raise CannotPreserve(
+                f"the code makes '{other.name}' grow along with '{group.name}', and {refusal}. "
+                f"Both grow by: {rules}"
+            ) from None
 
     def _embed(self, group: Group, k: int) -> Embedding:
         try:
