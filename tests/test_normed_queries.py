@@ -107,6 +107,8 @@ def test_copies_keep_the_product_and_part_ways(cls, rule):
         step()
     loss(model, x).backward()
     assert all(p.grad.abs().max() > 0 for p in model.parameters())
+    for _ in range(12):  # Adam parts shares of one sign slowly
+        step()
     rows = model.q.weight.detach().view(2, -1, 5)
     assert (torch.pdist(rows[0]).min() > 1e-6) == rule.uneven
 

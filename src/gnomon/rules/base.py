@@ -97,7 +97,7 @@ def divided(columns: Tensor, e: Embedding, draw: Draw, *, uneven: bool) -> Tenso
     at the first step of SGD and of Adam (shares that differ by a factor do not, under Adam).
     Even: halves of halves, because V / 3 three times is not V in floating point. Of a vector, which
     holds one entry for each channel, copies that got nothing would stay equal: each gets a share of
-    its own, some of them negative, 2 V and -V for two.
+    its own, such as V, V / 2 and -V / 2.
     """
     parts = columns.new_zeros(columns.shape[0], e.size, columns.shape[2])
     for signals, channels in e.classes:
@@ -116,8 +116,8 @@ def divided(columns: Tensor, e: Embedding, draw: Draw, *, uneven: bool) -> Tenso
 
 
 def _different(r: int) -> list[float]:
-    """r different powers of two and their negatives that add up to 1."""
-    shares = [1.0, 2.0, -2.0] if r % 2 else [2.0, -1.0]
+    """r different shares that add up to 1: 1, powers of 1/2 and their negatives, and 0."""
+    shares = [1.0] if r % 2 else [1.0, 0.0]
     for i in range(1, r):
         shares += [0.5**i, -(0.5**i)]
     return shares[:r]
