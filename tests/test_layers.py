@@ -12,16 +12,17 @@ from gnomon.layers import sizes_of
 ROOT = Path(gnomon.__file__).parent
 
 ORDER = """
-errors, axes, draw -> decompose, embedding -> rules -> ops -> tape, snapshot -> spec
+errors, axes, draw -> decompose, embedding -> rules -> ops -> tape, snapshot, hollow -> spec
 -> scalings -> ways -> links -> edit, findings, kinds, dataflow, copies -> norms
 -> bare_norms, groups, travel -> silence -> tied_streams
 -> notation -> plan -> pieces -> fill -> optimizers, fingerprint, neighbour, ending
 -> shared, first_gradients, settings -> surgery, insertion -> activations, blocks -> param_groups
--> flops, layers, padding -> attributes, spreads -> planner, plain_layer, describing
+-> flops, layers, padding -> attributes, spreads -> planner, plain_layer
 -> verify, fast_path, statistics, wrapped -> zero
 -> residual_stream -> residual_branches -> copying, numbering
 -> making, templates -> splitting -> replacing, branching, folding -> additions -> calibration
--> prediction -> repair, coupling, regrouping -> trial -> ties -> morphs -> algebra, receipt
+-> prediction -> repair, coupling, regrouping -> trial -> ties, rebuilt
+-> describing -> morphs -> algebra, receipt
 -> adjustments, passes -> growth -> grower
 -> checkpoint, share, schedule -> opening -> simulation -> models -> callbacks, evolution
 -> lab -> report -> cli -> __main__

@@ -1,7 +1,8 @@
 """Numbers in a model's settings that describe its grown widths, found by building it again.
 
 A number is right if what is built with it has more of the grown shapes and no wrong ones instead,
-whatever it is called. All shapes must come out, or none of them is changed.
+whatever it is called. All shapes must come out, and what is built must run as the grown model will
+(see `gnomon.rebuilt`), or no number is changed.
 """
 
 from __future__ import annotations
@@ -9,40 +10,72 @@ from __future__ import annotations
 import copy
 import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 
 from torch import nn
 
+from gnomon.axes import Form
 from gnomon.edit import AttributeEdit
 from gnomon.errors import Unsupported
+from gnomon.groups import Analysis
 from gnomon.plan import Plan
+from gnomon.rebuilt import Rehearsal
 from gnomon.settings import built, fields, say, settings_around, shapes
+from gnomon.tape import Call
 
 Shapes = dict[str, tuple[int, ...]]
 
 
-def with_settings(model: nn.Module, plan: Plan) -> Plan:
+def with_settings(model: nn.Module, plan: Plan, analysis: Analysis, calls: Sequence[Call]) -> Plan:
     """The plan with edits to the settings that the model was built from, if it still can be.
 
-    A note says so, or that no number does.
+    What is built from them has to run as the grown model will. A note says so, or that no number
+    makes it.
     """
     if not plan.edits or plan.modules:
         return plan
+    rehearsal = Rehearsal(model, plan, analysis, calls)
     for path, name, config in settings_around(model, _place(plan)):
         module = model.get_submodule(path)
         again = built(module, config)
         if again is None or shapes(again) != shapes(module):
             continue
         goal = _Goal.of(module, path, plan)
-        found = goal.numbers(config)
-        if found is None:
-            return replace(plan, notes=(*plan.notes, f"no number in '{name}' {_SILENT}"))
-        told = ", ".join(f"{name}.{field} {old} -> {new}" for field, old, new in found)
-        edits = tuple(AttributeEdit(path, f"{name}.{f}", old, new) for f, old, new in found)
+        edits, problem = _true_numbers(goal, rehearsal, path, name)
+        if edits is None:
+            note = f"no number in '{name}' {_SILENT}"
+            note += f" (some give these shapes and another function: {problem})" if problem else ""
+            return replace(plan, notes=(*plan.notes, note))
+        told = ", ".join(f"{edit.name} {edit.old} -> {edit.new}" for edit in edits)
         note = f"{told}: the model can be built from it again"
         return replace(plan, attributes=(*plan.attributes, *edits), notes=(*plan.notes, note))
     return plan
+
+
+def _true_numbers(
+    goal: _Goal, rehearsal: Rehearsal, path: str, name: str
+) -> tuple[tuple[AttributeEdit, ...] | None, str]:
+    """The fields that describe the grown model, and how those differ that only look so.
+
+    Where the first found give the shapes and another function, each is left out once.
+    """
+    config, problem = vars(goal.module)[name], ""
+    first = goal.numbers(config)
+    for left_out in (None, *(first or ())):
+        found = first if left_out is None else goal.numbers(config, left_out)
+        if found is None:
+            continue
+        edits = tuple(AttributeEdit(path, f"{name}.{f}", old, new) for f, old, new in found)
+        changed = copy.deepcopy(config)
+        for field, _, new in found:
+            say(changed, field, new)
+        here = rehearsal.difference(path, changed, edits)
+        if not here:
+            return edits, ""
+        problem = problem or here
+    return None, problem
 
 
 def check_described(model: nn.Module, plan: Plan) -> None:
@@ -86,6 +119,20 @@ _SILENT = "says these widths, so the model is built again by gn.load, which grow
 Number = tuple[str, int | float | None, int | float]  # a field, what it says, what it is to say
 
 
+def _parts_grown(form: Form, sizes: Mapping[str, int]) -> Iterator[tuple[int, int]]:
+    """Sizes before and after of what a dimension is made of: heads, and heads of each group."""
+    runs: list[tuple[Form, ...]] = [(form,)]
+    if form.kind == "product":
+        n = len(form.parts)
+        runs = [form.parts[i:j] for i in range(n) for j in range(i + 1, n + 1)]
+    for run in runs:
+        old, new = prod(p.size for p in run), prod(p.grown(sizes) for p in run)
+        if old != new:
+            yield old, new
+    for part in form.parts:
+        yield from _parts_grown(part, sizes)
+
+
 @dataclass(frozen=True)
 class _Goal:
     """What settings are to describe.
@@ -113,6 +160,7 @@ class _Goal:
         }
         numbers = [a for a in plan.attributes if isinstance(a.old, int | float)]
         steps |= {(a.old, a.new) for a in numbers if isinstance(a.new, int | float)}  # type: ignore[misc]
+        steps |= {p for e in plan.edits for d in e.dims for p in _parts_grown(d.form, plan.sizes)}
         kinds: dict[tuple[str, tuple[int, ...]], set[tuple[int, ...]]] = {}
         for n, shape in old.items():
             kinds.setdefault((re.sub(r"\.\d+\.", ".*.", n), shape), set()).add(wanted[n])
@@ -120,11 +168,13 @@ class _Goal:
         values = {(a.path[inner:], a.name): a.new for a in plan.attributes}
         return cls(module, wanted, values, frozenset(steps), even)
 
-    def numbers(self, config: object) -> list[Number] | None:
+    def numbers(self, config: object, left_out: Number | None = None) -> list[Number] | None:
         """Fields with which all comes out, found one by one; None if there are none."""
         wrong, found = self._wrong(config), list[Number]()
         for field, old, new in [*self._candidates(config), *self._unsaid(config)]:
             if not wrong or any(field == known for known, _, _ in found):
+                continue
+            if (field, old, new) == left_out:
                 continue
             tried = copy.deepcopy(config)
             try:

@@ -109,7 +109,7 @@ class Widen:
         with one_ended(subject, self.ends) as (ended, modules, notes):
             plan = self._plan(ended, seed)
         if not modules:
-            plan = with_settings(subject.model, plan)
+            plan = with_settings(subject.model, plan, subject.analysis, subject.calls)
         flops, _ = grown_flops(subject.analysis, {})
         return replace(
             plan,

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from gnomon.hollow import built
 from gnomon.opening.errors import CannotOpen
-from gnomon.opening.hollow import built
 from gnomon.opening.source import Source
 
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from gnomon.errors import BadCheckpoint
+from gnomon.hollow import built
 from gnomon.opening.errors import CannotOpen, Offline
-from gnomon.opening.hollow import built
 from gnomon.opening.inputs import BATCH, Input
 from gnomon.opening.libraries import library
 from gnomon.opening.source import Source
