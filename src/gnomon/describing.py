@@ -21,6 +21,7 @@ from gnomon.edit import AttributeEdit
 from gnomon.errors import Unsupported
 from gnomon.groups import Analysis
 from gnomon.plan import Plan
+from gnomon.prediction import Difference
 from gnomon.rebuilt import Rehearsal
 from gnomon.settings import built, fields, say, settings_around, shapes
 from gnomon.tape import Call
@@ -62,20 +63,37 @@ def _true_numbers(
     Where the first found give the shapes and another function, each is left out once.
     """
     config, problem = vars(goal.module)[name], ""
+
+    def edits(found: Sequence[Number]) -> tuple[AttributeEdit, ...]:
+        return tuple(AttributeEdit(path, f"{name}.{f}", old, new) for f, old, new in found)
+
+    def difference(found: Sequence[Number]) -> Difference | None:
+        return rehearsal.difference(path, _told(config, found), edits(found))
+
     first = goal.numbers(config)
     for left_out in (None, *(first or ())):
         found = first if left_out is None else goal.numbers(config, left_out)
         if found is None:
             continue
-        edits = tuple(AttributeEdit(path, f"{name}.{f}", old, new) for f, old, new in found)
-        changed = copy.deepcopy(config)
-        for field, _, new in found:
-            say(changed, field, new)
-        here = rehearsal.difference(path, changed, edits)
-        if not here:
-            return edits, ""
-        problem = problem or here
+        here = difference(found)
+        for more in goal.others(config, found):  # a count of heads is in no shape
+            if here is None:
+                break
+            there = difference([*found, more])
+            if there is None or there.place > here.place:
+                found, here = [*found, more], there
+        if here is None:
+            return edits(found), ""
+        problem = problem or here.message
     return None, problem
+
+
+def _told(config: object, found: Sequence[Number]) -> object:
+    """A copy of settings with these numbers. Raises Unsupported if it does not take one."""
+    told = copy.deepcopy(config)
+    for field, _, new in found:
+        say(told, field, new)
+    return told
 
 
 def check_described(model: nn.Module, plan: Plan) -> None:
@@ -171,21 +189,40 @@ class _Goal:
     def numbers(self, config: object, left_out: Number | None = None) -> list[Number] | None:
         """Fields with which all comes out, found one by one; None if there are none."""
         wrong, found = self._wrong(config), list[Number]()
-        for field, old, new in [*self._candidates(config), *self._unsaid(config)]:
-            if not wrong or any(field == known for known, _, _ in found):
+        for move in self._moves(config):
+            known = {field for field, _, _ in found}
+            if not wrong or left_out in move or known & {field for field, _, _ in move}:
                 continue
-            if (field, old, new) == left_out:
-                continue
-            tried = copy.deepcopy(config)
             try:
-                say(tried, field, new)
+                tried = _told(config, move)
             except Unsupported:
                 continue
             left = self._wrong(tried)
             if left is not None and wrong is not None and left < wrong:
                 config, wrong = tried, left
-                found.append((field, old, new))
+                found += move
         return found if wrong is not None and not wrong else None
+
+    def others(self, config: object, found: Sequence[Number]) -> Iterator[Number]:
+        """Further fields that may be told, since all shapes stay as they are."""
+        known = {field for field, _, _ in found}
+        for number in self._candidates(config):
+            if number[0] not in known:
+                try:
+                    tried = _told(config, [*found, number])
+                except Unsupported:
+                    continue
+                if self._wrong(tried) == set():
+                    yield number
+
+    def _moves(self, config: object) -> Iterator[tuple[Number, ...]]:
+        """What to try: fields, and all together that have one value, which may have to be equal."""
+        single = list(self._candidates(config))
+        yield from ((number,) for number in (*single, *self._unsaid(config)))
+        for step in dict.fromkeys((old, new) for _, old, new in single):
+            alike = tuple(number for number in single if number[1:] == step)
+            if len(alike) > 1:
+                yield alike
 
     def _wrong(self, config: object) -> set[str] | None:
         again = built(self.module, config)

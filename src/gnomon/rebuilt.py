@@ -21,7 +21,7 @@ from gnomon.groups import Analysis
 from gnomon.hollow import built as built_hollow
 from gnomon.ops.context import Op
 from gnomon.plan import Plan
-from gnomon.prediction import Prediction, essential
+from gnomon.prediction import Difference, Prediction, essential
 from gnomon.repair import confirm_scales
 from gnomon.silence import moved_eps
 from gnomon.surgery import Surgery, set_attribute
@@ -40,26 +40,29 @@ class Rehearsal:
         self._model, self._plan, self._analysis, self._calls = model, plan, analysis, calls
         self._sizes = {g.leaf: plan.sizes[g.name] for g in analysis.groups if g.name in plan.sizes}
 
-    def difference(self, path: str, config: object, said: Sequence[AttributeEdit]) -> str:
-        """How the module at `path`, made of these settings, differs; "" if it does not.
+    def difference(
+        self, path: str, config: object, said: Sequence[AttributeEdit]
+    ) -> Difference | None:
+        """How the module at `path`, made of these settings, differs; None if it does not.
 
         said: the fields in which they are new, of which other modules may hold the same object.
         """
         module = self._model.get_submodule(path)
         again = _made(type(module), config, meta=_is_meta(module))
         if again is None:
-            return "it cannot be built with its buffers"
+            return Difference(-1, 0, "it cannot be built with its buffers")
         unlike = self._other_buffer(path, module, again)
         if unlike:
-            return f"it makes '{unlike}', which is in no file, with other numbers"
+            other = f"it makes '{unlike}', which is in no file, with other numbers"
+            return Difference(-1, 1, other)
         self._dress(module, again)
         try:
             whole = self._around(path, again, said)
             return self._run(whole)
         except GrowthError as refusal:
-            return str(refusal)
+            return Difference(-1, 2, str(refusal))
         except Exception as fault:  # whatever a foreign class raises when it is copied
-            return f"{type(fault).__name__}: {fault}"
+            return Difference(-1, 2, f"{type(fault).__name__}: {fault}")
 
     def _other_buffer(self, path: str, module: nn.Module, again: nn.Module) -> str:
         """A buffer outside of the state_dict that is not what the model holds."""
@@ -115,7 +118,7 @@ class Rehearsal:
         whole.set_submodule(path, again)
         return whole
 
-    def _run(self, whole: nn.Module) -> str:
+    def _run(self, whole: nn.Module) -> Difference | None:
         moved = moved_eps(self._analysis, self._plan.attributes)
         prediction = Prediction(self._analysis, self._sizes, moved=moved)
         for training in (False, True):
@@ -132,14 +135,14 @@ class Rehearsal:
             calls = list(self._calls)
             if prediction.runs(whole, calls, training=training, keep=False, on_op=look) is None:
                 found = prediction.difference(whole, calls)
-                return "it runs otherwise each time" if found is None else found.message
+                return found or Difference(-1, 3, "it runs otherwise each time")
             if seen != expected:
-                return "it uses its parameters in another order"
+                return Difference(2 * len(old), 0, "it uses its parameters in another order")
         try:
             confirm_scales(self._plan, prediction)
         except Unsupported as refusal:
-            return str(refusal)
-        return ""
+            return Difference(len(self._analysis.recordings), 1, str(refusal))
+        return None
 
 
 def _made(cls: Callable[..., nn.Module], config: object, *, meta: bool) -> nn.Module | None:
