@@ -134,6 +134,7 @@ def _place(plan: Plan) -> str:
 
 
 _SILENT = "says these widths, so the model is built again by gn.load, which grows it, alone"
+_PAIRS = 30  # of fields that are tried together: each builds the model once
 Number = tuple[str, int | float | None, int | float]  # a field, what it says, what it is to say
 
 
@@ -216,13 +217,17 @@ class _Goal:
                     yield number
 
     def _moves(self, config: object) -> Iterator[tuple[Number, ...]]:
-        """What to try: fields, and all together that have one value, which may have to be equal."""
+        """What to try: fields, all together that have one value, which may have to be equal, pairs.
+
+        Heads alone may change the width of each; with those of the keys all comes out.
+        """
         single = list(self._candidates(config))
         yield from ((number,) for number in (*single, *self._unsaid(config)))
         for step in dict.fromkeys((old, new) for _, old, new in single):
             alike = tuple(number for number in single if number[1:] == step)
             if len(alike) > 1:
                 yield alike
+        yield from itertools.islice(itertools.combinations(single, 2), _PAIRS)
 
     def _wrong(self, config: object) -> set[str] | None:
         again = built(self.module, config)
