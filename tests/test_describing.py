@@ -258,6 +258,41 @@ def test_the_counts_of_heads_are_found_though_no_attribute_has_them(heads, share
     same_again(model, x)
 
 
+class Together(nn.Module):
+    """No shape tells of its heads; two widths must be equal, or there is another layer."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config, self.size = config, config.width // config.heads
+        self.embed = nn.Linear(3, config.embedded)
+        if config.embedded != config.width:
+            self.between = nn.Linear(config.embedded, config.width)
+        self.q, self.k, self.v = (nn.Linear(config.width, config.width) for _ in range(3))
+        self.out, self.head = nn.Linear(config.width, config.width), nn.Linear(config.width, 3)
+
+    def forward(self, x):
+        x, (batch, length, _) = self.embed(x), x.shape
+        split = (batch, length, -1, self.size)
+        q, k, v = (f(x).view(split).transpose(1, 2) for f in (self.q, self.k, self.v))
+        mixed = ((q @ k.mT * 0.5).softmax(-1) @ v).transpose(1, 2)
+        return self.head(x + self.out(mixed.reshape(batch, length, -1)))
+
+
+@pytest.mark.parametrize("first", [{}, {"start": 3, "end": 12}])
+def test_numbers_are_found_together_and_no_others_that_have_the_same_value(first):
+    torch.manual_seed(0)
+    config = SimpleNamespace(**first, width=12, embedded=12, heads=3, pad=3, limit=12)
+    model, x = Together(config).double(), torch.randn(2, 5, 3).double()
+    before = model(x).detach()
+    grower = gn.Grower(model, x)
+    heads = next(g.name for g in grower.groups if g.kind == "heads")
+    grower.grow(gn.Widen(["embed", heads], by=2))
+    grown = {"width": 24, "embedded": 24, "heads": 6, "pad": 3, "limit": 12}
+    assert vars(model.config) == first | grown
+    assert (model(x) - before).abs().max() <= 1e-12
+    same_again(model, x)
+
+
 def silent_about(model, x, where, reason):
     """It grows, and is told that its settings do not say it: they stay as they are."""
     said, before = copy.deepcopy(vars(model.config)), model(x).detach()

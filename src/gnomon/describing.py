@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -43,7 +43,7 @@ def with_settings(model: nn.Module, plan: Plan, analysis: Analysis, calls: Seque
         again = built(module, config)
         if again is None or shapes(again) != shapes(module):
             continue
-        goal = _Goal.of(module, path, plan)
+        goal = _Goal.of(module, config, path, plan)
         edits, problem = _true_numbers(goal, rehearsal, path, name)
         if edits is None:
             note = f"no number in '{name}' {_SILENT}"
@@ -62,30 +62,41 @@ def _true_numbers(
 
     Where the first found give the shapes and another function, each is left out once.
     """
-    config, problem = vars(goal.module)[name], ""
+    problem = ""
 
     def edits(found: Sequence[Number]) -> tuple[AttributeEdit, ...]:
         return tuple(AttributeEdit(path, f"{name}.{f}", old, new) for f, old, new in found)
 
     def difference(found: Sequence[Number]) -> Difference | None:
-        return rehearsal.difference(path, _told(config, found), edits(found))
+        return rehearsal.difference(path, _told(goal.config, found), edits(found))
 
-    first = goal.numbers(config)
+    first = goal.numbers()
     for left_out in (None, *(first or ())):
-        found = first if left_out is None else goal.numbers(config, left_out)
+        found = first if left_out is None else goal.numbers(left_out)
         if found is None:
             continue
         here = difference(found)
-        for more in goal.others(config, found):  # a count of heads is in no shape
+        for more in goal.others(found):  # a count of heads is in no shape
             if here is None:
                 break
             there = difference([*found, more])
             if there is None or there.place > here.place:
                 found, here = [*found, more], there
         if here is None:
-            return edits(found), ""
+            return edits(_needed(goal, found, difference)), ""
         problem = problem or here.message
     return None, problem
+
+
+def _needed(
+    goal: _Goal, found: Sequence[Number], difference: Callable[[Sequence[Number]], object]
+) -> Sequence[Number]:
+    """Without the fields that nothing depends on: what was tried together may be more than that."""
+    for number in found:
+        fewer = [other for other in found if other != number]
+        if fewer and goal.has_shapes(fewer) and difference(fewer) is None:
+            found = fewer
+    return found
 
 
 def _told(config: object, found: Sequence[Number]) -> object:
@@ -162,13 +173,14 @@ class _Goal:
     """
 
     module: nn.Module
+    config: object
     wanted: Shapes
     values: Mapping[tuple[str, str], object]
     steps: frozenset[tuple[int | float, int | float]]
     even: bool
 
     @classmethod
-    def of(cls, module: nn.Module, path: str, plan: Plan) -> _Goal:
+    def of(cls, module: nn.Module, config: object, path: str, plan: Plan) -> _Goal:
         inner = len(path) + 1 if path else 0
         old = shapes(module)
         grown = {e.name[inner:]: plan.grown_shape(e) for e in plan.edits}
@@ -185,12 +197,13 @@ class _Goal:
             kinds.setdefault((re.sub(r"\.\d+\.", ".*.", n), shape), set()).add(wanted[n])
         even = all(len(new) == 1 for new in kinds.values())
         values = {(a.path[inner:], a.name): a.new for a in plan.attributes}
-        return cls(module, wanted, values, frozenset(steps), even)
+        return cls(module, config, wanted, values, frozenset(steps), even)
 
-    def numbers(self, config: object, left_out: Number | None = None) -> list[Number] | None:
+    def numbers(self, left_out: Number | None = None) -> list[Number] | None:
         """Fields with which all comes out, found one by one; None if there are none."""
+        config = self.config
         wrong, found = self._wrong(config), list[Number]()
-        for move in self._moves(config):
+        for move in self._moves():
             known = {field for field, _, _ in found}
             if not wrong or left_out in move or known & {field for field, _, _ in move}:
                 continue
@@ -204,25 +217,27 @@ class _Goal:
                 found += move
         return found if wrong is not None and not wrong else None
 
-    def others(self, config: object, found: Sequence[Number]) -> Iterator[Number]:
+    def others(self, found: Sequence[Number]) -> Iterator[Number]:
         """Further fields that may be told, since all shapes stay as they are."""
         known = {field for field, _, _ in found}
-        for number in self._candidates(config):
-            if number[0] not in known:
-                try:
-                    tried = _told(config, [*found, number])
-                except Unsupported:
-                    continue
-                if self._wrong(tried) == set():
-                    yield number
+        for number in self._candidates():
+            if number[0] not in known and self.has_shapes([*found, number]):
+                yield number
 
-    def _moves(self, config: object) -> Iterator[tuple[Number, ...]]:
+    def has_shapes(self, found: Sequence[Number]) -> bool:
+        """Whether the settings with these numbers give all shapes."""
+        try:
+            return self._wrong(_told(self.config, found)) == set()
+        except Unsupported:
+            return False
+
+    def _moves(self) -> Iterator[tuple[Number, ...]]:
         """What to try: fields, all together that have one value, which may have to be equal, pairs.
 
         Heads alone may change the width of each; with those of the keys all comes out.
         """
-        single = list(self._candidates(config))
-        yield from ((number,) for number in (*single, *self._unsaid(config)))
+        single = list(self._candidates())
+        yield from ((number,) for number in (*single, *self._unsaid()))
         for step in dict.fromkeys((old, new) for _, old, new in single):
             alike = tuple(number for number in single if number[1:] == step)
             if len(alike) > 1:
@@ -245,15 +260,15 @@ class _Goal:
                 wrong.add(f"{path} {name}")
         return wrong
 
-    def _candidates(self, config: object) -> Iterator[Number]:
-        for field, value in fields(config).items():
+    def _candidates(self) -> Iterator[Number]:
+        for field, value in fields(self.config).items():
             for old, new in sorted(self.steps):
                 if type(value) is type(old) and value == old:
                     yield field, old, new
 
-    def _unsaid(self, config: object) -> Iterator[Number]:
+    def _unsaid(self) -> Iterator[Number]:
         """Fields that are None, so that a constructor takes the usual."""
         if self.even:
-            for field, value in fields(config).items():
+            for field, value in fields(self.config).items():
                 if value is None:
                     yield from ((field, None, new) for _, new in sorted(self.steps))
