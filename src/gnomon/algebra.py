@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,8 @@ from gnomon.pieces import Piece, is_in_pieces, pieces
 from gnomon.plan import Plan
 from gnomon.surgery import Surgery
 from gnomon.tape import owned_tensors
+
+_CHUNK = 1 << 21  # entries that are worked on in float64 at a time: 16 MB
 
 
 def prove_algebra(model: nn.Module, plan: Plan, surgery: Surgery) -> None:
@@ -65,17 +67,38 @@ def _algebra(
         if bool((representative[: e.old] < 0).any()):
             return f"an old channel is carried by none of the new ones along dimension {d.dim}"
         seen = seen.index_select(d.dim, representative[: e.old].to(new.device))
-    for d in edit.dims:
-        if d.role == "read":
-            seen, kept = (
-                _signals(seen, d.dim, embedding(d.form)),
-                _padded(kept, d.dim, embedding(d.form)),
-            )
+    read = [d for d in edit.dims if d.role == "read"]
+    if not read:
+        return _off(seen, kept, old)
+    for part, target in _chunks(seen, kept, {d.dim for d in read}):
+        for d in read:
+            e = embedding(d.form)
+            part, target = _signals(part, d.dim, e), _padded(target, d.dim, e)
+        problem = _off(part, target, old)
+        if problem:
+            return problem
+    return ""
+
+
+def _off(seen: Tensor, kept: Tensor, old: Tensor) -> str:
+    """By how much readers are off, or ''."""
     if torch.equal(seen.to(kept.dtype), kept):
         return ""
     error = float((seen.double() - kept.double()).abs().max())
     limit = 4 * torch.finfo(old.dtype).eps * float(old.abs().max().double())
     return "" if error <= limit else f"readers are off by {error:.1e}"
+
+
+def _chunks(seen: Tensor, kept: Tensor, read: set[int]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Parts of both along a dimension that is not read, each small enough for float64."""
+    dim = next((i for i in range(seen.dim()) if i not in read), None)
+    if dim is None or not seen.shape[dim]:
+        yield seen, kept
+        return
+    step = max(1, _CHUNK * seen.shape[dim] // max(1, seen.numel()))
+    for start in range(0, seen.shape[dim], step):
+        length = min(step, seen.shape[dim] - start)
+        yield seen.narrow(dim, start, length), kept.narrow(dim, start, length)
 
 
 def _signals(x: Tensor, dim: int, e: Embedding) -> Tensor:
