@@ -33,7 +33,10 @@ def prove_algebra(model: nn.Module, plan: Plan, surgery: Surgery) -> None:
             found = (_piece_problem(old, new, piece, plan) for piece in parts)
             problem = next(filter(None, found), "")
         else:
-            problem = _algebra(old, new, edit, plan.embedding)
+            grown = {d.dim for d in edit.dims}
+            parts_of = _chunks(new, edit.rescaled(old), grown)
+            found = (_algebra(kept, seen, edit, plan.embedding, old) for seen, kept in parts_of)
+            problem = next(filter(None, found), "")
         if problem:
             raise NotProved(f"'{edit.name}' does not satisfy the equation: {problem}")
 
@@ -42,13 +45,15 @@ def _piece_problem(old: Tensor, new: Tensor, piece: Piece, plan: Plan) -> str:
     now = piece.taken(new, piece.new)
     if piece.factor != 1:
         now = now.double() / piece.factor
-    return _algebra(piece.taken(old, piece.old), now, piece.edit, plan.embedding)
+    before = piece.taken(old, piece.old)
+    return _algebra(piece.edit.rescaled(before), now, piece.edit, plan.embedding, before)
 
 
 def _algebra(
-    old: Tensor, new: Tensor, edit: TensorEdit, embedding: Callable[..., Embedding]
+    kept: Tensor, new: Tensor, edit: TensorEdit, embedding: Callable[..., Embedding], old: Tensor
 ) -> str:
-    seen, kept = new, edit.rescaled(old)
+    """What does not hold of the old values `kept` and the new ones; old: all, for their size."""
+    seen = new
     for d in edit.dims:
         e = embedding(d.form)
         if d.role == "read":
@@ -89,9 +94,9 @@ def _off(seen: Tensor, kept: Tensor, old: Tensor) -> str:
     return "" if error <= limit else f"readers are off by {error:.1e}"
 
 
-def _chunks(seen: Tensor, kept: Tensor, read: set[int]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Parts of both along a dimension that is not read, each small enough for float64."""
-    dim = next((i for i in range(seen.dim()) if i not in read), None)
+def _chunks(seen: Tensor, kept: Tensor, dims: set[int]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Parts of both along another dimension than these, each small enough for float64."""
+    dim = next((i for i in range(seen.dim()) if i not in dims), None)
     if dim is None or not seen.shape[dim]:
         yield seen, kept
         return
