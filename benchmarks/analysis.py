@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import importlib
 import statistics
 import sys
 import time
@@ -42,7 +43,7 @@ def models(zoo: Path | None) -> Iterator[tuple[str, nn.Module, Any]]:
             yield f"chain{blocks}", chain(blocks), torch.randn(2, 3, 16, 16)
         return
     sys.path.insert(0, str(zoo))
-    import zoo as folder
+    folder = importlib.import_module("zoo")
 
     for name in folder.names():
         model, args, kwargs = folder.build(name)

@@ -26,7 +26,7 @@ import zoo_models
 from zoo import attempt, in_double, outputs
 
 import gnomon as gn
-from gnomon.groups import Group
+from gnomon.analysis.groups import Group
 
 RULES = {
     "R2R": (gn.R2R(), {"add": 2}),

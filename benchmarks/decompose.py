@@ -39,6 +39,7 @@ from gnomon.draw import Draw
 from gnomon.lab.drawing.plots import COLOURS, FAINT, REFERENCE, STYLE
 
 SIZES = [(c, 1) for c in (64, 128, 256, 512)] + [(c, 3) for c in (64, 128, 256)] + [(512, 0)]
+THREES = ((3, 3), (3, 3))  # both kernels
 COMPARED = (4, 8, 16, 32, 64, 128)
 ROUNDS = 30  # of Algorithm 1, at twice the channels, where it stalls
 
@@ -75,6 +76,7 @@ def once(channels: int, second: int, repeats: int) -> dict[str, float]:
         two = make(weight, hidden=4 * channels, kernels=kernels, draw=Draw(seed, "benchmark"))
         runs.append(time.perf_counter() - start)
     peak = resident("VmHWM") - before
+    assert two is not None
     residual = mismatch(weight, two.first, two.second, two.off)
     return {
         "seconds": statistics.median(runs),
@@ -94,15 +96,15 @@ def by_least_squares(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 def directly(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Both layers by the structured solver."""
-    ask = {"hidden": 4 * weight.shape[0], "kernels": ((3, 3), (3, 3))}
-    two = factored(weight, draw=Draw(0, "benchmark"), **ask)
+    two = factored(weight, hidden=4 * weight.shape[0], kernels=THREES, draw=Draw(0, "benchmark"))
     return two.first, two.second
 
 
 def by_turns(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Both layers by Algorithm 1, which needs one round here."""
-    ask = {"hidden": 4 * weight.shape[0], "kernels": ((3, 3), (3, 3))}
-    found = alternating(weight, draw=Draw(0, "benchmark"), **ask)
+    found = alternating(
+        weight, hidden=4 * weight.shape[0], kernels=THREES, draw=Draw(0, "benchmark")
+    )
     return found.first, found.second
 
 
@@ -135,12 +137,12 @@ def compared(repeats: int) -> dict[str, list[tuple[int, float, float]]]:
 
 def stalled(channels: int = 16) -> tuple[list[tuple[float, float]], tuple[float, float]]:
     """(seconds, residual) of Algorithm 1 round by round and of the solver; twice the channels."""
-    weight, ask = layer(channels), {"hidden": 2 * channels, "kernels": ((3, 3), (3, 3))}
+    weight, hidden, draw = layer(channels), 2 * channels, Draw(0, "benchmark")
     start = time.perf_counter()
-    found = alternating(weight, draw=Draw(0, "benchmark"), iterations=ROUNDS, **ask)
+    found = alternating(weight, hidden=hidden, kernels=THREES, draw=draw, iterations=ROUNDS)
     each = (time.perf_counter() - start) / found.iterations
     start = time.perf_counter()
-    two = factored(weight, draw=Draw(0, "benchmark"), **ask)
+    two = factored(weight, hidden=hidden, kernels=THREES, draw=draw)
     own = time.perf_counter() - start, mismatch(weight, two.first, two.second, two.off)
     return [(each * (i + 1), left) for i, left in enumerate(found.history)], own
 
@@ -220,7 +222,7 @@ def main() -> None:
     given = ask.parse_args()
     torch.set_num_threads(given.threads)
     if given.once:
-        print(json.dumps(once(*given.once, given.repeats)))
+        print(json.dumps(once(given.once[0], given.once[1], given.repeats)))
         return
     for channels, second in SIZES:
         command = [sys.executable, __file__, "--once", str(channels), str(second)]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,9 @@ CHANNELS, HIDDEN, STAGES = 32, 32, 4
 
 def network(name: str, blocks: int) -> nn.Sequential:
     """A stem, residual stages and a head. What is to be folded starts as blocks in parallel."""
-    form = "concatenated" if name == "concatenated" else "parallel"
+    form: Literal["parallel", "concatenated"] = (
+        "concatenated" if name == "concatenated" else "parallel"
+    )
     stages = []
     for _ in range(STAGES):
         r2r = R2RBlock(CHANNELS, CHANNELS, (HIDDEN,) * blocks, form=form)
@@ -46,7 +49,7 @@ def by_hand(blocks: int) -> nn.Module:
 def fold(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Fold every R2R block in place, with its optimizer state."""
     for stage in model.children():
-        if isinstance(stage, Residual):
+        if isinstance(stage, Residual) and isinstance(stage.body, R2RBlock):
             native, pieces = stage.body.native()
             carry_gradients(stage.body, native, pieces)
             carry(optimizer, stage.body, native, pieces, [])
@@ -83,7 +86,8 @@ def main() -> None:
         runs[name] = (model, optimizer)
     shapes = [[p.shape for p in runs[name][0].parameters()] for name in ("folded", "by hand")]
     assert shapes[0] == shapes[1], "the two networks must have the same shapes"
-    names, taken = list(runs), {name: [] for name in runs}
+    names = list(runs)
+    taken: dict[str, list[float]] = {name: [] for name in runs}
     for i in range(given.warmup + given.rounds):
         for name in names[i % 4 :] + names[: i % 4]:
             seconds = step(*runs[name], x)

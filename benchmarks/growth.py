@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 import gnomon as gn
-from gnomon.surgery import Surgery, operate
+from gnomon.editing.surgery import Surgery, operate
 
 Model = tuple[nn.Module, object]
 
@@ -137,7 +137,7 @@ def logits(model: nn.Module, call: dict[str, object]) -> Tensor:
     """The outputs in eval mode."""
     model.eval()
     with torch.no_grad():
-        out = model(*call.values()) if set(call) == {"x"} else model(**call).logits
+        out: Tensor = model(*call.values()) if set(call) == {"x"} else model(**call).logits
     return out.double()
 
 

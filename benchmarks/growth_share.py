@@ -23,7 +23,8 @@ from dataclasses import dataclass, replace
 import torch
 
 import gnomon as gn
-from gnomon.lab.data.tasks import Split, Task, load
+from gnomon.grower import Morph
+from gnomon.lab.data.tasks import ImageTask, Split, load
 from gnomon.lab.demo import Preset, preset
 from gnomon.lab.training.machine import Machine
 from gnomon.lab.training.starts import seeded
@@ -64,31 +65,36 @@ def cifar(seed: int) -> Shared:
     images = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=draw)
     split = Split(images, torch.randint(0, 10, (count,), generator=draw))
     mean = torch.full((3, 1, 1), 127.5)
-    task = Task("random", split, split[:128], split[:128], 10, 3, mean, mean / 2)
+    task = ImageTask("random", split, split[:128], split[:128], 10, 3, mean, mean / 2)
     chosen = preset(task)
     timed = run(task, chosen, 2, seed)
     stretch = chosen.recipe.epochs / 2 * (CIFAR_IMAGES // 128) / SAMPLE
     return replace(timed, before=timed.before * stretch, after=timed.after * stretch)
 
 
-def run(task: Task, chosen: Preset, epochs: int, seed: int) -> Shared:
+def run(task: ImageTask, chosen: Preset, epochs: int, seed: int) -> Shared:
     """Train for so many epochs and grow at half of them, as the demo does."""
     with seeded(seed):
         model = chosen.small(task)
-    morphs = [gn.Widen("*", by=chosen.by), *(gn.Deepen(after) for after in chosen.deeper)]
-    timeline = gn.Timeline(gn.At(morphs, epoch=epochs // 2), seed)
+    timeline = gn.Timeline(gn.At(morphs(chosen), epoch=epochs // 2), seed)
     recipe = replace(chosen.recipe, epochs=epochs, seed=seed)
     training = Training(model, task, recipe, machine=Machine("cpu"), timeline=timeline)
     start = time.perf_counter()
     training.grower()
     first = time.perf_counter() - start
-    growing, before, receipts = first, 0.0, ()
+    growing, before = first, 0.0
+    receipts: tuple[Receipt, ...] = ()
     for epoch in training.rounds():
         end = epoch.point.seconds
         if epoch.growths:
             before, receipts = end, tuple(g.receipt for g in epoch.growths if g.receipt)
             growing += epoch.growths[-1].seconds - before
     return Shared(growing, first, before, end - before - (growing - first), receipts)
+
+
+def morphs(chosen: Preset) -> list[Morph]:
+    """As the demo grows: all wider, then blocks behind some stages."""
+    return [gn.Widen("*", by=chosen.by), *(gn.Deepen(after) for after in chosen.deeper)]
 
 
 def tell(name: str, runs: Sequence[Shared]) -> None:
@@ -137,9 +143,8 @@ def profile() -> None:
             model = chosen.small(task)
         optimizer = chosen.recipe.optimizer_of(model.parameters())
         x = task.prepared(task.train.inputs[:EXAMPLES])
-        morphs = [gn.Widen("*", by=chosen.by), *(gn.Deepen(a) for a in chosen.deeper)]
         profiler.enable()
-        gn.Timeline(gn.At(morphs, step=0)).advance(gn.Grower(model, x, optimizer))
+        gn.Timeline(gn.At(morphs(chosen), step=0)).advance(gn.Grower(model, x, optimizer))
         profiler.disable()
         pstats.Stats(profiler).sort_stats(order).print_stats(45)
 

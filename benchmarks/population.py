@@ -28,14 +28,10 @@ from gnomon.evolution import Evolution, Joint, Member, Problem, Settings, Stages
 ADAM = partial(torch.optim.Adam, lr=3e-3, weight_decay=1e-6)
 
 
-def problem(batch: int) -> Problem:
-    """Random images of CIFAR-10's size."""
-
-    def drawn(generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        images = torch.randn(batch, 3, 32, 32, generator=generator)
-        return images, torch.randint(10, (batch,), generator=generator)
-
-    return Problem(drawn, [])
+def drawn(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Random images of CIFAR-10's size, and their classes."""
+    images = torch.randn(count, 3, 32, 32, generator=generator)
+    return images, torch.randint(10, (count,), generator=generator)
 
 
 def populations(rounds: int, seed: int) -> Evolution:
@@ -51,7 +47,7 @@ def populations(rounds: int, seed: int) -> Evolution:
 
 def memory(search: Evolution) -> tuple[dict[str, int], dict[str, int]]:
     """Bytes as they are, and those of separate networks."""
-    joint = Joint(problem(2), search.optimizer, 0)
+    joint = Joint(Problem(partial(drawn, 2), []), search.optimizer, 0)
     batch = joint.problem.batch(torch.Generator().manual_seed(0))
     for member in search.members:
         joint.step(member, batch)
@@ -64,7 +60,7 @@ def alone(member: Member) -> dict[str, int]:
     """Bytes of a copy of one member with an optimizer of its own, after a step."""
     network = copy.deepcopy(member.network)
     optimizer = ADAM(network.parameters())
-    step(network, optimizer, *problem(2).batch(torch.Generator().manual_seed(0)))
+    step(network, optimizer, *drawn(2, torch.Generator().manual_seed(0)))
     state = [v for s in optimizer.state.values() for v in s.values()]
     held = {
         "parameters": network.parameters(), "optimizer": state, "buffers": network.buffers()
@@ -87,11 +83,11 @@ def ratios(search: Evolution, steps: int) -> list[float]:
     member = max(search.members, key=lambda m: m.size.parameters)
     twin = copy.deepcopy(member.network).train()
     own = ADAM(twin.parameters())
-    joint = Joint(problem(32), search.optimizer, 0)
+    joint = Joint(Problem(partial(drawn, 32), []), search.optimizer, 0)
     member.network.train()
     found, draw = [], torch.Generator().manual_seed(0)
     for i in range(steps + 5):
-        batch = joint.problem.batch(draw)
+        batch = drawn(32, draw)
         seconds = {}
         for name in ("joint", "alone") if i % 2 else ("alone", "joint"):
             start = time.process_time()

@@ -33,7 +33,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Residual sum, then ReLU."""
-        return self.activation(self.shortcut(x) + self.body(x))
+        y: Tensor = self.activation(self.shortcut(x) + self.body(x))
+        return y
 
 
 def resnet(depth: int, classes: int = 1000, width: float = 1.0, hidden: float = 1.0) -> nn.Module:

@@ -159,7 +159,8 @@ def ways(case: str, count: int, device: str, both: Callable[[int], float]) -> di
 
 def measured(methods: dict[str, Way], rounds: int, steps: int) -> dict[str, list[float]]:
     """Seconds per network and step, of each way in each round."""
-    names, taken = list(methods), {name: [] for name in methods}
+    names = list(methods)
+    taken: dict[str, list[float]] = {name: [] for name in methods}
     for i in range(rounds + 2):
         for name in names[i % len(names) :] + names[: i % len(names)]:
             whole, networks = methods[name]()

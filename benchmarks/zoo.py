@@ -68,7 +68,7 @@ def moved(old: list[Tensor], new: list[Tensor]) -> float:
     return worst if worst == worst else float("inf")
 
 
-class Narrow(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Narrow(TorchDispatchMode):
     """Notes whether anything is computed in less than float64."""
 
     seen = False

@@ -6,6 +6,7 @@ Images are small where the architecture lets them be; transformers have two narr
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -161,7 +162,11 @@ TRANSFORMERS: dict[str, tuple[str, str, dict[str, Any]]] = {
               {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}),
 }  # fmt: skip
 
-LIBRARIES = {"torchvision": TORCHVISION, "timm": TIMM, "transformers": TRANSFORMERS}
+LIBRARIES: dict[str, Mapping[str, Any]] = {
+    "torchvision": TORCHVISION,
+    "timm": TIMM,
+    "transformers": TRANSFORMERS,
+}
 CLASSES = 10
 
 
@@ -205,5 +210,5 @@ def as_if_trained(model: nn.Module) -> nn.Module:
     for parameter in model.parameters():
         constant = parameter.numel() > 1 and bool((parameter == parameter.flatten()[0]).all())
         if parameter.dim() < 2 or constant:
-            parameter += noise(parameter) / 8
+            parameter.add_(noise(parameter) / 8)
     return model

@@ -10,9 +10,9 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 import gnomon as gn
-from gnomon.edit import TensorEdit
 from gnomon.embedding import Embedding
-from gnomon.plan import Plan
+from gnomon.planning.edit import TensorEdit
+from gnomon.planning.plan import Plan
 from toys import TOYS
 
 

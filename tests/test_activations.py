@@ -11,7 +11,7 @@ from torch import nn
 
 from gnomon.activations import PActivation, PBatchNorm, gates, without_decay
 from gnomon.errors import Unsupported
-from gnomon.spec import build, classes_of, describe
+from gnomon.planning.spec import build, classes_of, describe
 
 ENTRYWISE = [
     nn.CELU(), nn.ELU(), nn.GELU(), nn.GELU("tanh"), nn.Hardshrink(), nn.Hardsigmoid(),

@@ -309,7 +309,7 @@ def test_a_scale_that_only_training_computes_is_refused():
 
 
 def test_plans_of_linked_axes_survive_json():
-    from gnomon.plan import Plan
+    from gnomon.planning.plan import Plan
 
     toy = TOYS["attention"]
     model = toy.model()

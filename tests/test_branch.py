@@ -12,7 +12,7 @@ from descent import OPTIMIZERS, RATE
 from factoring import NOT_ONCE, dead, layers
 from gnomon.activations import PActivation
 from gnomon.blocks import Paths
-from gnomon.plan import Plan
+from gnomon.planning.plan import Plan
 from toys import TOYS
 
 X = torch.randn(2, 4, 7, 8, generator=torch.Generator().manual_seed(0)).double()

@@ -4,13 +4,13 @@ import copy
 
 import pytest
 import torch
+from test_zero import Act
 from torch import nn
 
 import gnomon as gn
 from contracts import answers, change, tensors
 from descent import batch, learn, trained
 from gnomon.blocks import R2RBlock
-from test_zero import Act
 from toys import TOYS
 from untouched import everything
 
@@ -79,7 +79,7 @@ def test_statistics_that_rounding_made_unequal_do_not_part_twins(monkeypatch):
         seen.append(found := original(*args))
         return {n: x * (1 + 1e-3 * torch.arange(len(x))) for n, x in found.items()}
 
-    monkeypatch.setattr("gnomon.statistics.Watch.measured", measured)
+    monkeypatch.setattr("gnomon.proof.statistics.Watch.measured", measured)
     model, receipt = deepened("1", "resnet")
     assert receipt.preserves and model[2].body.norm.running_var.std() > 0
     assert seen and torch.equal(*model[2].body.norm.running_var.view(-1, 2).T)

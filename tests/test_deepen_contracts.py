@@ -11,7 +11,7 @@ from torch import nn
 
 import gnomon as gn
 from contracts import answers, change, growable, loss, tensors, without_dropout
-from gnomon.insertion import RunsDeeper
+from gnomon.editing.insertion import RunsDeeper
 from toys import TOYS
 
 RULES = {"R2R": gn.R2R(), "Net2Net": gn.Net2Net()}

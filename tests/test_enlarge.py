@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import gnomon as gn
-from gnomon.padding import padding_of
+from gnomon.adding.padding import padding_of
 
 X = torch.randint(-4, 5, (2, 4, 9, 8), generator=torch.Generator().manual_seed(0)).double()
 

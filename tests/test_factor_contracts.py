@@ -12,7 +12,7 @@ import gnomon as gn
 from contracts import answers, change, growable, run, tensors, without_dropout
 from factoring import NOT_ONCE, dead, factored, layers, morphs
 from gnomon.activations import PActivation, PBatchNorm
-from gnomon.plan import Plan
+from gnomon.planning.plan import Plan
 from toys import TOYS
 
 WITH_LAYERS = [t for t in TOYS if t != "batched_product"]

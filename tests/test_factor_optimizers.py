@@ -10,7 +10,9 @@ from torch.optim import lr_scheduler
 
 import gnomon as gn
 from descent import RATE, batch, learn, trained
-from gnomon import additions, growth, insertion, param_groups
+from gnomon import growth
+from gnomon.adding import additions
+from gnomon.editing import insertion, param_groups
 from untouched import everything
 
 GATE = gn.Factor("2", mid=8, activation=nn.Sigmoid())

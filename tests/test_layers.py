@@ -6,26 +6,16 @@ from pathlib import Path
 import pytest
 
 import gnomon
-import gnomon.layers
-from gnomon.layers import sizes_of
+import gnomon.planning.layers
+from gnomon.planning.layers import sizes_of
 
 ROOT = Path(gnomon.__file__).parent
 
 ORDER = """
-errors, axes, draw -> decompose, embedding -> rules -> ops -> tape, snapshot, hollow -> spec
--> scalings -> ways -> links -> edit, findings, kinds, dataflow, copies -> norms
--> bare_norms, groups, travel -> silence -> tied_streams
--> notation -> plan -> pieces -> fill -> optimizers, fingerprint, neighbour, ending
--> shared, first_gradients, settings -> surgery, insertion -> activations, blocks -> param_groups
--> flops, layers, padding -> attributes, spreads -> planner, plain_layer
--> verify, fast_path, statistics, wrapped -> zero
--> residual_stream -> residual_branches -> copying, numbering
--> making, templates -> splitting -> replacing, branching, folding -> additions -> calibration
--> prediction -> repair, coupling, regrouping -> trial -> ties, rebuilt
--> describing -> morphs -> algebra, receipt
--> adjustments, passes -> growth -> grower
--> checkpoint, share, schedule -> opening -> simulation -> models -> callbacks, evolution
--> lab -> report -> cli -> __main__
+errors, axes, draw -> decompose, embedding -> rules -> ops -> recording -> analysis -> planning
+-> activations, blocks, editing, shared -> proof, wrapped -> adding -> code -> morphs, receipt
+-> adjustments -> growth -> grower -> checkpoint, share, schedule -> opening -> simulation
+-> models -> callbacks, evolution -> lab -> report -> cli -> __main__
 """
 LEVEL = {name.strip(): i for i, level in enumerate(ORDER.split("->")) for name in level.split(",")}
 
@@ -60,7 +50,7 @@ def part(path):
 
 
 def imports(path):
-    """(module, line, whether it is at the top of the file or only for types)"""
+    """(module, line) of each."""
     found = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -72,6 +62,11 @@ def imports(path):
             else:
                 found.append((str(node.module), node.lineno))
     return found
+
+
+def at_the_top(path):
+    """The lines of statements that run when a file is imported; not those for types alone."""
+    return {node.lineno for node in ast.parse(path.read_text()).body}
 
 
 @pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(ROOT)))
@@ -87,16 +82,19 @@ def test_a_file_imports_only_from_the_left_of_its_own_name(path):
             assert LEVEL[other] <= LEVEL[own], f"{path.name}:{line} imports gnomon.{other}"
 
 
-def test_parts_of_one_level_do_not_import_each_other_in_a_circle():
-    edges = {}
-    for path in files():
-        names = {m.split(".")[1] for m, _ in imports(path) if m.startswith("gnomon.")}
-        edges.setdefault(part(path), set()).update((names & LEVEL.keys()) - {part(path)})
-    done = set()
-    while remaining := edges.keys() - done - {"__init__"}:
-        free = {p for p in remaining if not (edges[p] & edges.keys()) - done}
-        assert free, f"a circle among {sorted(remaining)}"
-        done |= free
+def test_neither_parts_nor_the_files_in_them_import_each_other_in_a_circle():
+    parts, several = {}, {}
+    for path in (p for p in files() if p.name != "__init__.py"):
+        own = "gnomon." + ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        names = {module for module, _ in imports(path)}
+        several[own] = {m for m, line in imports(path) if line in at_the_top(path)}
+        parts.setdefault(part(path), set()).update(n.split(".")[1] for n in names if "gnomon." in n)
+    for edges in (parts, several):
+        done = set()
+        while remaining := edges.keys() - done:
+            free = {p for p in remaining if not (edges[p] & edges.keys()) - done - {p}}
+            assert free, f"a circle among {sorted(remaining)}"
+            done |= free
 
 
 @pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(ROOT)))
@@ -150,6 +148,12 @@ def test_every_module_opens_with_a_sentence():
         assert text and text.split("\n\n")[0].rstrip().endswith((".", ":", "?")), path
 
 
+def test_the_page_about_the_house_names_every_part():
+    page = (Path(__file__).parent.parent / "docs" / "house.md").read_text()
+    for name in {part(path) for path in files()} - {"__init__", "__main__"}:
+        assert f"`{name}`" in page or f"`{name}/`" in page, name
+
+
 def test_no_file_prints_or_uses_pickle_or_the_global_generator():
     for path in (p for p in files() if part(p) not in ("lab", "cli", "report", "evolution")):
         for module, line in imports(path):
@@ -160,7 +164,7 @@ def test_no_file_prints_or_uses_pickle_or_the_global_generator():
 
 
 def test_layers_keep_their_sizes_in_attributes():
-    """gnomon.layers: what PyTorch's layers print about their width."""
+    """gnomon.planning.layers: what PyTorch's layers print about their width."""
     from torch import nn
 
     assert sizes_of(nn.Linear(3, 4), {"weight": (8, 3)}, 1) == {"out_features": 8, "in_features": 3}

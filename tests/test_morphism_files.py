@@ -9,7 +9,7 @@ from torch import nn
 
 import gnomon as gn
 from gnomon.errors import GrowthError
-from gnomon.plan import Plan
+from gnomon.planning.plan import Plan
 from test_checkpoint import change_at, rewritten
 from test_morphism_bad_input import Branch, Factor, X, conv
 from untouched import everything

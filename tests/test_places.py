@@ -5,13 +5,13 @@ from collections import namedtuple
 
 import pytest
 import torch
+from test_zero import Act
 from torch import nn
 
 import gnomon as gn
 from contracts import answers, change
-from gnomon.insertion import RunsDeeper
+from gnomon.editing.insertion import RunsDeeper
 from small_models import X, small
-from test_zero import Act
 from toys import TOYS
 from untouched import everything, refused
 

@@ -12,8 +12,8 @@ from torch.nn.utils import parametrizations
 
 import gnomon as gn
 from contracts import answers, change, growable, loss, old_part
+from gnomon.recording.snapshot import unchanged
 from gnomon.share import Blocks, separate, share
-from gnomon.snapshot import unchanged
 from toys import TOYS
 from untouched import everything
 

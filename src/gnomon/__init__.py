@@ -1,5 +1,6 @@
 """gnomon makes neural networks larger without changing what they compute."""
 
+from gnomon.adding.zero import start_at_zero
 from gnomon.adjustments import (
     ByGradient,
     BySize,
@@ -11,6 +12,7 @@ from gnomon.adjustments import (
     Rewarm,
     adjust,
 )
+from gnomon.analysis.groups import Group, Slot
 from gnomon.blocks import R2RBlock, Residual
 from gnomon.checkpoint import load, save
 from gnomon.errors import (
@@ -23,16 +25,14 @@ from gnomon.errors import (
     Stale,
     Unsupported,
 )
-from gnomon.groups import Group, Slot
 from gnomon.grower import Grower
 from gnomon.morphs import Branch, Deepen, Enlarge, Factor, Fold, Repeat, Widen
-from gnomon.plan import Plan
+from gnomon.planning.plan import Plan
 from gnomon.receipt import Receipt
 from gnomon.rules import R2R, Hybrid, Net2Net, NetMorph, RandPad, Rule
 from gnomon.schedule import At, Every, OnPlateau, Timeline
 from gnomon.share import separate, share
 from gnomon.simulation import simulate
-from gnomon.zero import start_at_zero
 
 __version__ = "0.1.0"
 

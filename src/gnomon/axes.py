@@ -254,7 +254,7 @@ class Form:
 
     A leaf that does not grow has the name "". `against` is not 0 where the channels are one side of
     a product of activations and are read against the other: they are filled as a reader's columns
-    are, and multiplied by this number (see `gnomon.links`).
+    are, and multiplied by this number (see `gnomon.analysis.links`).
     """
 
     kind: Literal["leaf", "product", "sum"]

@@ -16,17 +16,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from gnomon.additions import build_for_load, put
+from gnomon.adding.additions import build_for_load, put
+from gnomon.editing.insertion import moved
+from gnomon.editing.surgery import resize
 from gnomon.errors import BadCheckpoint, GrowthError
-from gnomon.fingerprint import structure
 from gnomon.grower import Grower
-from gnomon.insertion import moved
 from gnomon.ops.context import OpRule
-from gnomon.plan import Plan
+from gnomon.planning.fingerprint import structure
+from gnomon.planning.plan import Plan
+from gnomon.planning.spec import Factories
+from gnomon.recording.tape import owned_tensors
 from gnomon.rules import Rule
-from gnomon.spec import Factories
-from gnomon.surgery import resize
-from gnomon.tape import owned_tensors
 
 logger = logging.getLogger("gnomon")
 

@@ -12,28 +12,28 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from gnomon.additions import Added
+from gnomon.adding.additions import Added
+from gnomon.adding.making import Tried
 from gnomon.adjustments.pace import follow
-from gnomon.errors import Stale, Unsupported
-from gnomon.fingerprint import fingerprint, structure
-from gnomon.groups import Analysis, Group, analyse, table
-from gnomon.growth import Growth, on_cpu
-from gnomon.making import Tried
-from gnomon.morphs.subject import Subject
-from gnomon.ops.context import OpRule
-from gnomon.optimizers import check_optimizers
-from gnomon.passes import Found, Passes, marks
-from gnomon.plan import Plan
-from gnomon.receipt import Receipt, Seconds
-from gnomon.spreads import with_measured_spreads
-from gnomon.surgery import (
+from gnomon.analysis.groups import Analysis, Group, analyse, table
+from gnomon.code.ties import Ties, refuse, tied_in_code
+from gnomon.editing.optimizers import check_optimizers
+from gnomon.editing.surgery import (
     Surgery,
     held_parameters,
     refuse_live_graph,
     undone_on_error,
 )
-from gnomon.tape import Call, Recording, calls_of, owned_tensors, wants_fake
-from gnomon.ties import Ties, refuse, tied_in_code
+from gnomon.errors import Stale, Unsupported
+from gnomon.growth import Growth, on_cpu
+from gnomon.morphs.subject import Subject
+from gnomon.ops.context import OpRule
+from gnomon.planning.fingerprint import fingerprint, structure
+from gnomon.planning.plan import Plan
+from gnomon.planning.spreads import with_measured_spreads
+from gnomon.proof.passes import Found, Passes, marks
+from gnomon.receipt import Receipt, Seconds
+from gnomon.recording.tape import Call, Recording, calls_of, owned_tensors, wants_fake
 from gnomon.wrapped import refuse_student, refuse_wrapped
 
 logger = logging.getLogger("gnomon")

@@ -10,24 +10,23 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from gnomon.additions import Added, add_modules, check_runs
-from gnomon.algebra import prove_algebra
+from gnomon.adding.additions import Added, add_modules, check_runs
+from gnomon.adding.calibration import calibrate, watch_of
+from gnomon.adding.making import Tried
+from gnomon.analysis.groups import Analysis, analyse
 from gnomon.axes import Axis
-from gnomon.calibration import calibrate, watch_of
-from gnomon.describing import check_described
-from gnomon.fast_path import check_fast_path
-from gnomon.groups import Analysis, analyse
-from gnomon.making import Tried
+from gnomon.code.prediction import Prediction
+from gnomon.code.repair import confirm_scales, repair
+from gnomon.editing.describing import check_described
+from gnomon.editing.surgery import Surgery, operate
 from gnomon.ops.context import OpRule
-from gnomon.passes import Found, Passes
-from gnomon.plan import Plan
-from gnomon.prediction import Prediction
-from gnomon.repair import confirm_scales, repair
-from gnomon.silence import moved_eps
-from gnomon.statistics import Watch, measure_statistics, statistics_of, write_statistics
-from gnomon.surgery import Surgery, operate
-from gnomon.tape import Call
-from gnomon.verify import (
+from gnomon.planning.plan import Plan
+from gnomon.planning.silence import moved_eps
+from gnomon.proof.algebra import prove_algebra
+from gnomon.proof.fast_path import check_fast_path
+from gnomon.proof.passes import Found, Passes
+from gnomon.proof.statistics import Watch, measure_statistics, statistics_of, write_statistics
+from gnomon.proof.verify import (
     Answers,
     Before,
     Proof,
@@ -38,6 +37,7 @@ from gnomon.verify import (
     training_outputs,
     varied,
 )
+from gnomon.recording.tape import Call
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gnomon.edit import AttributeEdit
-from gnomon.plan import Claim, Plan
+from gnomon.planning.edit import AttributeEdit
+from gnomon.planning.plan import Claim, Plan
 
 _CLAIMS: Mapping[Claim, str] = {
     "exact": "function kept",

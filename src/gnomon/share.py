@@ -12,16 +12,16 @@ from torch.nn.utils import parametrize
 
 from gnomon.embedding import Embedding
 from gnomon.errors import CannotPreserve, GrowthError, Unsupported
-from gnomon.fill import in_format_of
 from gnomon.grower import Grower, Morph
 from gnomon.growth import on_cpu
 from gnomon.ops.context import OpRule
-from gnomon.plan import Plan
+from gnomon.planning.fill import in_format_of
+from gnomon.planning.plan import Plan
+from gnomon.proof.verify import Answers, accept, answers, check_comparable, compare, varied
+from gnomon.recording.snapshot import unchanged
+from gnomon.recording.tape import Call, calls_of, owned_tensors
 from gnomon.rules import Net2Net
 from gnomon.shared import Blocks, Step
-from gnomon.snapshot import unchanged
-from gnomon.tape import Call, calls_of, owned_tensors
-from gnomon.verify import Answers, accept, answers, check_comparable, compare, varied
 from gnomon.wrapped import refuse_wrapped
 
 

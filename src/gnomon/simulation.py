@@ -9,19 +9,19 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 
-from gnomon.additions import build_for_load, put
-from gnomon.flops import grown_flops
-from gnomon.groups import Analysis, analyse
+from gnomon.adding.additions import build_for_load, put
+from gnomon.analysis.flops import grown_flops
+from gnomon.analysis.groups import Analysis, analyse
+from gnomon.code.prediction import Prediction
+from gnomon.code.repair import repair
+from gnomon.editing.surgery import Surgery, resize
 from gnomon.grower import Grower
 from gnomon.growth import leaf_sizes
 from gnomon.morphs.subject import Subject
-from gnomon.plan import Plan
-from gnomon.prediction import Prediction
-from gnomon.repair import repair
+from gnomon.planning.plan import Plan
+from gnomon.planning.silence import moved_eps
+from gnomon.planning.spec import classes_of
 from gnomon.schedule import Schedule
-from gnomon.silence import moved_eps
-from gnomon.spec import classes_of
-from gnomon.surgery import Surgery, resize
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from torch import nn
 
 import gnomon as gn
 from descent import batch
-from gnomon.first_gradients import FirstGradients
+from gnomon.editing.first_gradients import FirstGradients
 
 RATE, DECAY = 0.01, 0.3
 ALL = {

@@ -9,7 +9,7 @@ from torch import nn
 
 import gnomon as gn
 from gnomon.adjustments import Pace, rates
-from gnomon.first_gradients import FirstGradients
+from gnomon.editing.first_gradients import FirstGradients
 
 
 def growing(schedule, after, name="AdamW"):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-import gnomon.fill
+import gnomon.planning.fill
 from gnomon.lab.table1 import METHODS, ROWS, Cell, Verdict, cell, page
 from gnomon.lab.table1.activations import ACTIVATIONS, described, families, flat_at_zero
 from gnomon.lab.table1.cells import verdict
@@ -118,7 +118,7 @@ def test_a_rule_of_gnomon_that_does_not_preserve_is_found_out(title):
 
 def test_what_gnomon_refuses_does_not_hold_and_says_why(monkeypatch):
     assert cell(ROW["function preserving (widen)"], Here(Net2Net())).holds
-    monkeypatch.setattr(gnomon.fill, "solve", lambda z, *_: z * 2)
+    monkeypatch.setattr(gnomon.planning.fill, "solve", lambda z, *_: z * 2)
     refused = cell(ROW["function preserving (widen)"], Here(Net2Net()))
     assert not refused.holds and "read.weight" in refused.measured
 

@@ -13,9 +13,9 @@ from gnomon.adjustments.course import Course
 from gnomon.adjustments.keep import Keep
 from gnomon.adjustments.pace import Pace
 from gnomon.errors import Stale, Unsupported
-from gnomon.plan import Plan
+from gnomon.planning.plan import Plan
 from gnomon.receipt import Receipt
-from gnomon.tape import owned_tensors
+from gnomon.recording.tape import owned_tensors
 
 
 class Grown(Protocol):

@@ -10,9 +10,9 @@ from torch import nn
 from torch.optim import ASGD, Optimizer, Rprop
 
 from gnomon.adjustments.course import Course
-from gnomon.edit import TensorEdit
 from gnomon.errors import Unsupported
-from gnomon.plan import Plan
+from gnomon.planning.edit import TensorEdit
+from gnomon.planning.plan import Plan
 
 
 @dataclass(frozen=True, eq=False)

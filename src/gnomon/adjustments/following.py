@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from gnomon.adjustments.course import Course, Young
-from gnomon.edit import TensorEdit
+from gnomon.editing.optimizers import gathered
 from gnomon.embedding import Embedding
-from gnomon.optimizers import gathered
-from gnomon.plan import Plan
+from gnomon.planning.edit import TensorEdit
+from gnomon.planning.plan import Plan
 
 Grown = Sequence[tuple[Tensor, TensorEdit]]
 

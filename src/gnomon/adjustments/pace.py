@@ -13,9 +13,9 @@ from gnomon.adjustments import following
 from gnomon.adjustments.course import Course
 from gnomon.adjustments.step import Step
 from gnomon.adjustments.view import split
-from gnomon.first_gradients import FirstGradients, gradient_scale
-from gnomon.plan import Plan
-from gnomon.tape import owned_tensors
+from gnomon.editing.first_gradients import FirstGradients, gradient_scale
+from gnomon.planning.plan import Plan
+from gnomon.recording.tape import owned_tensors
 
 Undo = Callable[[], None]
 

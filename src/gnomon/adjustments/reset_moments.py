@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch.optim import Optimizer, RMSprop
 
 from gnomon.adjustments.base import Adjustment, Growth
-from gnomon.first_gradients import FirstGradients
+from gnomon.editing.first_gradients import FirstGradients
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.optim import Adadelta, Adagrad, Adam, Adamax, Optimizer, RMSprop
 
 from gnomon.blocks.native import Piece
+from gnomon.editing.optimizers import MOMENTS, check_state
 from gnomon.errors import Unsupported
-from gnomon.optimizers import MOMENTS, check_state
 
 Pieces = Mapping[str, Sequence[Piece]]
 State = Mapping[str, Any]

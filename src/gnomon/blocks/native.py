@@ -14,7 +14,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from gnomon.blocks.branch import CONVOLUTIONS, Branch, convolution
 from gnomon.errors import Unsupported
-from gnomon.fill import empty_in_format_of
+from gnomon.planning.fill import empty_in_format_of
 
 if TYPE_CHECKING:
     from gnomon.blocks.r2r import R2RBlock

@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from gnomon import errors
 from gnomon.errors import GrowthError, Unsupported
 from gnomon.grower import Grower, Morph, ProofKind
-from gnomon.plan import Plan
+from gnomon.planning.plan import Plan
 from gnomon.receipt import Receipt
-from gnomon.tape import owned_tensors
+from gnomon.recording.tape import owned_tensors
 
 T = TypeVar("T")
 

@@ -32,7 +32,7 @@ from gnomon.callbacks.resuming import replay as replay_plans
 from gnomon.errors import BadCheckpoint, Unsupported
 from gnomon.grower import Grower
 from gnomon.ops.context import OpRule
-from gnomon.plan import Plan
+from gnomon.planning.plan import Plan
 from gnomon.receipt import Receipt
 from gnomon.rules import Rule
 from gnomon.schedule import Schedule, Timeline

@@ -28,7 +28,7 @@ from gnomon.callbacks.resuming import Progress, numbers_in, replay
 from gnomon.errors import BadCheckpoint, Unsupported
 from gnomon.grower import Grower
 from gnomon.ops.context import OpRule
-from gnomon.plan import Plan
+from gnomon.planning.plan import Plan
 from gnomon.receipt import Receipt
 from gnomon.rules import Rule
 from gnomon.schedule import Moment, OnPlateau, Schedule, Timeline

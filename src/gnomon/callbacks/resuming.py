@@ -20,14 +20,14 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gnomon.additions import build_for_load, put
+from gnomon.adding.additions import build_for_load, put
 from gnomon.adjustments.saving import load_pace, pace_state
+from gnomon.editing.first_gradients import FirstGradients
+from gnomon.editing.surgery import resize
 from gnomon.errors import BadCheckpoint, GrowthError
-from gnomon.fingerprint import structure
-from gnomon.first_gradients import FirstGradients
-from gnomon.plan import Plan
+from gnomon.planning.fingerprint import structure
+from gnomon.planning.plan import Plan
 from gnomon.rules import Rule
-from gnomon.surgery import resize
 
 Factories = Mapping[str, Callable[..., nn.Module]]
 Groups = list[list[list[str | None]]]

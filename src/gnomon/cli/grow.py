@@ -15,7 +15,7 @@ from gnomon.cli.trace import INPUT, MODEL, OPTION
 if TYPE_CHECKING:
     from gnomon.grower import Grower
     from gnomon.morphs import Deepen, Repeat, Widen
-    from gnomon.plan import Plan
+    from gnomon.planning.plan import Plan
     from gnomon.receipt import Receipt
 
 

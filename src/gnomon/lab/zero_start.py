@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import AdamW
 
+from gnomon.adding.zero import start_at_zero
 from gnomon.blocks import Residual
 from gnomon.grower import Grower
 from gnomon.lab.data.tasks import ImageTask
@@ -22,7 +23,6 @@ from gnomon.lab.training.train import Training
 from gnomon.models import DigitsNet
 from gnomon.morphs import Deepen, Widen
 from gnomon.rules import R2R, Net2Net, NetMorph
-from gnomon.zero import start_at_zero
 
 WIDTH, EPOCHS, BATCH, RATE = 8, 5, 128, 3e-3
 PLACE = "stage1"

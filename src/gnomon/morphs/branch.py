@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gnomon.branching import Branches, branched, options_of
-from gnomon.edit import ModuleEdit
+from gnomon.adding.branching import Branches, branched, options_of
+from gnomon.adding.plain_layer import layer_of
 from gnomon.errors import GrowthError
 from gnomon.morphs.factor import refuse_misfit, refuse_tied
 from gnomon.morphs.places import find, input_of, only_visit
 from gnomon.morphs.subject import Subject
-from gnomon.plain_layer import layer_of
-from gnomon.plan import Plan
+from gnomon.planning.edit import ModuleEdit
+from gnomon.planning.plan import Plan
+from gnomon.planning.spec import describe
 from gnomon.rules import NetMorph
-from gnomon.spec import describe
 
 Kernel = int | tuple[int, ...]
 

@@ -11,18 +11,19 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from gnomon import insertion, templates
 from gnomon.activations import PBatchNorm
+from gnomon.adding import templates
+from gnomon.adding.making import check_identity, check_shape, make, start
+from gnomon.adding.neighbour import neighbour, range_of
 from gnomon.blocks import Residual
-from gnomon.edit import ModuleEdit, Start
+from gnomon.editing import insertion
 from gnomon.errors import CannotPreserve, GrowthError, Unsupported
-from gnomon.making import check_identity, check_shape, make, start
 from gnomon.morphs.places import Place, place_of
 from gnomon.morphs.subject import Subject
-from gnomon.neighbour import neighbour, range_of
-from gnomon.plan import Plan
+from gnomon.planning.edit import ModuleEdit, Start
+from gnomon.planning.plan import Plan
+from gnomon.planning.spec import describe, factories_needed
 from gnomon.rules import R2R, Net2Net, RandPad, Rule
-from gnomon.spec import describe, factories_needed
 from gnomon.wrapped import refuse_wrapped
 
 Template = nn.Module | Callable[[], nn.Module]

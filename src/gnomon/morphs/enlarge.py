@@ -10,9 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from gnomon import insertion
+from gnomon.adding.padding import Padding, padding_of
+from gnomon.analysis.flops import grown_flops, more_flops
 from gnomon.axes import Form
-from gnomon.edit import (
+from gnomon.editing import insertion
+from gnomon.embedding import Embedding, monomial
+from gnomon.errors import GrowthError, Unsupported
+from gnomon.morphs.places import find, input_of, only_visit
+from gnomon.morphs.subject import Subject
+from gnomon.planning.edit import (
     AttributeEdit,
     AttributeValue,
     DimEdit,
@@ -20,16 +26,10 @@ from gnomon.edit import (
     TensorEdit,
     WidthChange,
 )
-from gnomon.embedding import Embedding, monomial
-from gnomon.errors import GrowthError, Unsupported
-from gnomon.flops import grown_flops, more_flops
-from gnomon.morphs.places import find, input_of, only_visit
-from gnomon.morphs.subject import Subject
-from gnomon.padding import Padding, padding_of
-from gnomon.plan import Plan
+from gnomon.planning.plan import Plan
+from gnomon.planning.spec import describe
+from gnomon.planning.spreads import spread_of_new
 from gnomon.rules import NetMorph
-from gnomon.spec import describe
-from gnomon.spreads import spread_of_new
 
 Side = Literal["both", "left", "right"]
 

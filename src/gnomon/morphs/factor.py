@@ -10,21 +10,21 @@ from itertools import pairwise
 
 from torch import nn
 
-from gnomon import insertion
 from gnomon.activations import PActivation, PBatchNorm
+from gnomon.adding.neighbour import slope_of_odd_part
+from gnomon.adding.plain_layer import Layer, layer_of, module_of
+from gnomon.adding.replacing import options_of
+from gnomon.adding.splitting import MOST_MEMORY, Border, Split, Way, memory_of, split
 from gnomon.decompose import Geometry, frame
-from gnomon.edit import ModuleEdit
+from gnomon.editing import insertion
 from gnomon.errors import GrowthError, Unsupported
 from gnomon.morphs.places import find, input_of, only_visit
 from gnomon.morphs.subject import Subject
-from gnomon.neighbour import slope_of_odd_part
-from gnomon.plain_layer import Layer, layer_of, module_of
-from gnomon.plan import Plan
-from gnomon.replacing import options_of
+from gnomon.planning.edit import ModuleEdit
+from gnomon.planning.plan import Plan
+from gnomon.planning.spec import describe
+from gnomon.recording.tape import record
 from gnomon.rules import NetMorph
-from gnomon.spec import describe
-from gnomon.splitting import MOST_MEMORY, Border, Split, Way, memory_of, split
-from gnomon.tape import record
 
 _NORMS = {0: nn.BatchNorm1d, 1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")

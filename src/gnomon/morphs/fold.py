@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from gnomon.activations import PActivation, PBatchNorm
 from gnomon.blocks import R2RBlock
-from gnomon.edit import ModuleEdit
 from gnomon.errors import GrowthError, Unsupported
 from gnomon.morphs.places import find, only_visit
 from gnomon.morphs.subject import Subject
-from gnomon.plan import Plan
+from gnomon.planning.edit import ModuleEdit
+from gnomon.planning.plan import Plan
+from gnomon.planning.spec import Spec, describe, path_of
 from gnomon.rules import R2R
-from gnomon.spec import Spec, describe, path_of
 
 Form = Literal["native", "concatenated", "parallel"]
 

@@ -9,14 +9,14 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from gnomon import insertion
+from gnomon.adding.neighbour import neighbour
 from gnomon.blocks import OneEnded, Residual, ZeroPadded
-from gnomon.edit import ModuleEdit
+from gnomon.editing import insertion
 from gnomon.errors import NoSuchGroup, Unsupported
 from gnomon.morphs.places import only_visit
 from gnomon.morphs.subject import Subject
-from gnomon.neighbour import neighbour
-from gnomon.spec import describe
+from gnomon.planning.edit import ModuleEdit
+from gnomon.planning.spec import describe
 
 Ended = tuple[Subject, tuple[ModuleEdit, ...], tuple[str, ...]]
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from gnomon import insertion
-from gnomon.edit import How
+from gnomon.editing import insertion
 from gnomon.errors import NoSuchGroup, Unsupported
 from gnomon.morphs.subject import Subject
-from gnomon.tape import Recording, Visit, record
+from gnomon.planning.edit import How
+from gnomon.recording.tape import Recording, Visit, record
 
 _LISTED = 12
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)

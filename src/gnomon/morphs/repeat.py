@@ -11,23 +11,23 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gnomon import insertion
-from gnomon.additions import Added, check_runs, put
-from gnomon.copying import copied_module, copy_of, own_tensors
-from gnomon.edit import ModuleEdit
+from gnomon.adding.additions import Added, check_runs, put
+from gnomon.adding.copying import copied_module, copy_of, own_tensors
+from gnomon.adding.numbering import counts, positions
+from gnomon.adding.residual_branches import BranchEnd, branch_ends
+from gnomon.adding.residual_stream import Block
+from gnomon.analysis.flops import flops_of
+from gnomon.analysis.groups import Analysis, analyse
+from gnomon.editing import insertion
+from gnomon.editing.settings import settings_of
 from gnomon.errors import CannotPreserve, GrowthError, NoSuchGroup, Unsupported
-from gnomon.flops import flops_of
-from gnomon.groups import Analysis, analyse
 from gnomon.morphs.places import find, input_of, only_visit
 from gnomon.morphs.subject import Subject
-from gnomon.numbering import counts, positions
-from gnomon.plan import Plan
-from gnomon.residual_branches import BranchEnd, branch_ends
-from gnomon.residual_stream import Block
+from gnomon.planning.edit import ModuleEdit
+from gnomon.planning.plan import Plan
+from gnomon.planning.spec import path_of
+from gnomon.recording.tape import Recording, Visit, owned_tensors, record
 from gnomon.rules import R2R
-from gnomon.settings import settings_of
-from gnomon.spec import path_of
-from gnomon.tape import Recording, Visit, owned_tensors, record
 
 
 @dataclass(frozen=True)

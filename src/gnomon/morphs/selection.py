@@ -10,9 +10,9 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 
+from gnomon.analysis.groups import Analysis, Group
 from gnomon.axes import Axis, factors, leaves, resolve, segments
 from gnomon.errors import NoSuchGroup
-from gnomon.groups import Analysis, Group
 
 
 def select(

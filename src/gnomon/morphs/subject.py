@@ -10,12 +10,12 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from gnomon.fingerprint import fingerprint, structure
-from gnomon.flops import block_flops, grown_flops
-from gnomon.groups import Analysis, analyse
-from gnomon.making import Tried
+from gnomon.adding.making import Tried
+from gnomon.analysis.flops import block_flops, grown_flops
+from gnomon.analysis.groups import Analysis, analyse
 from gnomon.ops.context import Table
-from gnomon.tape import Call
+from gnomon.planning.fingerprint import fingerprint, structure
+from gnomon.recording.tape import Call
 
 
 class Costs(NamedTuple):

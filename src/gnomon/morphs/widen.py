@@ -9,24 +9,24 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import SupportsFloat, SupportsIndex, cast
 
+from gnomon.analysis.flops import grown_flops
+from gnomon.analysis.groups import Group
 from gnomon.axes import resolve
-from gnomon.coupling import in_proportion, together
-from gnomon.describing import with_settings
+from gnomon.code.coupling import in_proportion, together
+from gnomon.code.trial import changed_scales
+from gnomon.code.wording import with_settings
 from gnomon.draw import Draw
-from gnomon.edit import WidthChange
 from gnomon.embedding import Embedding
 from gnomon.errors import CannotPreserve, GrowthError, Unsupported
-from gnomon.flops import grown_flops
-from gnomon.groups import Group
 from gnomon.morphs.one_ended import one_ended
 from gnomon.morphs.selection import select
 from gnomon.morphs.subject import Subject
-from gnomon.plan import Plan
-from gnomon.planner import Planner
+from gnomon.planning.edit import WidthChange
+from gnomon.planning.plan import Plan
+from gnomon.planning.planner import Planner
+from gnomon.planning.silence import Silence, silence, silent
+from gnomon.planning.tied_streams import equal_copies, shares
 from gnomon.rules import R2R, Rule
-from gnomon.silence import Silence, silence, silent
-from gnomon.tied_streams import equal_copies, shares
-from gnomon.trial import changed_scales
 
 MOST_CHANNELS = 1 << 24  # beyond this a request is a slip of the keyboard
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from gnomon.hollow import built
 from gnomon.opening.errors import CannotOpen
 from gnomon.opening.source import Source
+from gnomon.recording.hollow import built
 
 
 def factory_model(source: Source, *, hollow: bool) -> tuple[nn.Module, object]:

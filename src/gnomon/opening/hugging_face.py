@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from gnomon.errors import BadCheckpoint
-from gnomon.hollow import built
 from gnomon.opening.errors import CannotOpen, Offline
 from gnomon.opening.inputs import BATCH, Input
 from gnomon.opening.libraries import library
 from gnomon.opening.source import Source
 from gnomon.opening.weights import mapped
-from gnomon.tape import Call, owned_tensors, record
+from gnomon.recording.hollow import built
+from gnomon.recording.tape import Call, owned_tensors, record
 
 _TOKENS = 8
 _SAMPLES = 4000  # of sound: a quarter of a second

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from gnomon.hollow import built
 from gnomon.opening.errors import CannotOpen, Offline
 from gnomon.opening.inputs import BATCH, Input
 from gnomon.opening.libraries import library
 from gnomon.opening.source import Source
+from gnomon.recording.hollow import built
 
 _SIDE = 224  # where nothing says otherwise
 

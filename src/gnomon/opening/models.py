@@ -18,7 +18,7 @@ from gnomon.opening.kinds import architecture, usual_inputs
 from gnomon.opening.origin import KEY, Origin, in_dtypes, origin_of, read_origin, small_model
 from gnomon.opening.source import Source
 from gnomon.opening.weights import mapped, put, refuse_pickle
-from gnomon.plan import Plan
+from gnomon.planning.plan import Plan
 
 WEIGHTS = "model.safetensors"  # in a folder that holds a model, as transformers has it
 

@@ -15,7 +15,7 @@ from gnomon.opening.errors import CannotOpen
 from gnomon.opening.inputs import Input, read_input
 from gnomon.opening.kinds import architecture
 from gnomon.opening.source import LIBRARIES, Source
-from gnomon.tape import owned_tensors
+from gnomon.recording.tape import owned_tensors
 
 KEY = "gnomon.origin"  # in the metadata of a safetensors file
 

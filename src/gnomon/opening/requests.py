@@ -7,11 +7,11 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from gnomon import insertion
+from gnomon.editing import insertion
 from gnomon.errors import CannotPreserve, NoSuchGroup, Unsupported
 from gnomon.grower import Grower
 from gnomon.morphs import Deepen, Repeat, Widen
-from gnomon.plan import Plan
+from gnomon.planning.plan import Plan
 from gnomon.rules import R2R, Rule
 from gnomon.rules.names import layers_beside
 

@@ -15,7 +15,7 @@ from gnomon.grower import Grower
 from gnomon.opening import hugging_face
 from gnomon.opening.errors import OutputExists
 from gnomon.opening.models import WEIGHTS, Opened
-from gnomon.tape import owned_tensors
+from gnomon.recording.tape import owned_tensors
 
 _LEFT = ("config.json", "generation_config.json")  # of the small model: the grown one has its own
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf")

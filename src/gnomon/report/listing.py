@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from gnomon.analysis.groups import Analysis, Group
 from gnomon.axes import form
-from gnomon.groups import Analysis, Group
 from gnomon.grower import Grower
-from gnomon.tape import owned_tensors
+from gnomon.recording.tape import owned_tensors
 
 _NARROWEST = 100  # columns
 _LISTED = 4

@@ -11,7 +11,8 @@ from rich.text import Text
 
 from gnomon.lab.results.tables import Table
 
-NARROWEST = 100  # columns: where a terminal has fewer, a long row goes on in the next line
+NARROWEST = 100  # columns of a note
+WIDEST = 1000  # where a terminal has fewer columns than a row, the row goes on in the next line
 
 
 def print_table(table: Table, console: Console) -> None:
@@ -25,6 +26,7 @@ def print_table(table: Table, console: Console) -> None:
         shown.add_column(Text(heading), justify=side, no_wrap=True)
     for row in table.rows:
         shown.add_row(*map(Text, row))
-    Console(file=console.file, width=max(console.width, NARROWEST)).print(shown)
+    needed = console.measure(shown, options=console.options.update_width(WIDEST)).maximum
+    Console(file=console.file, width=max(console.width, needed)).print(shown)
     if table.note:
         console.print(Text(f"{table.note}\n", style="dim"), width=min(console.width, NARROWEST))

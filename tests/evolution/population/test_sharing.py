@@ -15,7 +15,7 @@ from gnomon.evolution import Joint, SharedOptimizer
 from gnomon.evolution.chance import Chance
 from gnomon.evolution.population.member import distinct, size_of
 from gnomon.evolution.population.sharing import names_under, owner, shared_copy
-from gnomon.tape import calls_of
+from gnomon.recording.tape import calls_of
 
 
 def test_a_child_holds_its_parents_parameters_themselves():

@@ -58,6 +58,18 @@ def test_the_tables_say_ratios_and_leads(tmp_path):
     assert (tmp_path / "made-up-frontier.svg").exists()
 
 
+def test_the_small_network_itself_is_compared_at_equal_flops(tmp_path):
+    made_up(tmp_path)
+    for seed in range(3):
+        finish(tmp_path / "at hand", "small", seed, 2000, 0.65 + 0.001 * seed)
+    (tmp_path / "small").rename(tmp_path / "too cheap")
+    (tmp_path / "at hand" / "small").rename(tmp_path / "small")
+    text = page(tmp_path, tmp_path, name="made-up", parts=PARTS)
+    assert "never grown: 65.1% after 2.0 kFLOPs (lead over the frontier there, points: +5.0" in text
+    (tmp_path / "small").rename(tmp_path / "gone")
+    assert "never grown" not in page(tmp_path, tmp_path, name="made-up", parts=PARTS)
+
+
 def test_a_frontier_of_the_loss_says_nats_and_less_is_better(tmp_path):
     for seed in range(3):
         for budget, loss in ((1, 2.0), (2, 1.8), (4, 1.6)):

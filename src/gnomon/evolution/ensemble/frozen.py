@@ -8,7 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from gnomon import insertion
+from gnomon.editing import insertion
 from gnomon.errors import GrowthError, Unsupported
 from gnomon.evolution.joint.problem import Inputs, answered
 from gnomon.share import separate

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from gnomon import insertion
 from gnomon.blocks import Paths, R2RBlock
+from gnomon.editing import insertion
 from gnomon.evolution.mutations.sites import Site, sites_of
 from gnomon.evolution.population.member import Member
 from gnomon.evolution.population.mutation import Mutation

@@ -17,8 +17,8 @@ from gnomon.evolution.population.lineage import Origin, Step
 from gnomon.evolution.population.member import Member, calls_on, keyed, size_of
 from gnomon.evolution.population.mutation import Mutation, Space, mutation_of
 from gnomon.evolution.population.sharing import names_beside, names_under, shared_copy
-from gnomon.tape import Call, record
-from gnomon.verify import answers, check_comparable, compare, varied
+from gnomon.proof.verify import answers, check_comparable, compare, varied
+from gnomon.recording.tape import Call, record
 
 _STEP = 1e-2  # of plain descent, to see whether what is not moved at first is moved then
 

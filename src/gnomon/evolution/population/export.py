@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from gnomon import insertion
 from gnomon.blocks import R2RBlock
+from gnomon.editing import insertion
 from gnomon.evolution.population.member import Member
 from gnomon.share import separate
 

@@ -11,9 +11,9 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
-from gnomon.flops import counted
-from gnomon.snapshot import unchanged
-from gnomon.tape import Call, tensors_in
+from gnomon.analysis.flops import counted
+from gnomon.recording.snapshot import unchanged
+from gnomon.recording.tape import Call, tensors_in
 
 if TYPE_CHECKING:
     from gnomon.evolution.population.lineage import Origin

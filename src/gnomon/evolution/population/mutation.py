@@ -11,7 +11,7 @@ from torch import nn
 
 from gnomon.errors import BadCheckpoint
 from gnomon.evolution.population.member import Member
-from gnomon.tape import Call
+from gnomon.recording.tape import Call
 
 S = TypeVar("S")
 Json = Mapping[str, Any]

@@ -16,9 +16,9 @@ from gnomon.evolution.mutations.add_branch import AddBranch
 from gnomon.evolution.mutations.insert_block import InsertBlock
 from gnomon.evolution.mutations.widen_group import WidenGroup
 from gnomon.evolution.population.mutation import Mutation
-from gnomon.fingerprint import structure
 from gnomon.ops.context import OpRule
-from gnomon.tape import Call, calls_of, record, wants_fake
+from gnomon.planning.fingerprint import structure
+from gnomon.recording.tape import Call, calls_of, record, wants_fake
 
 
 @dataclass(frozen=True)

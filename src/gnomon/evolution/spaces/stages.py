@@ -15,7 +15,7 @@ from gnomon.errors import Unsupported
 from gnomon.evolution.mutations.deepen_stage import DeepenStage
 from gnomon.evolution.mutations.widen_stage import WidenStage
 from gnomon.evolution.population.mutation import Mutation
-from gnomon.tape import Call
+from gnomon.recording.tape import Call
 
 NORMS: tuple[type[nn.Module], ...] = (
     nn.BatchNorm1d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d

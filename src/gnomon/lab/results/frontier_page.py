@@ -9,26 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
-from gnomon.lab.drawing.colours import NAMED, inks
-from gnomon.lab.drawing.plots import FAINT, STYLE
+from gnomon.lab.drawing.colours import NAMED
+from gnomon.lab.drawing.frontier import draw
 from gnomon.lab.errors import LabError, MissingExtra
 from gnomon.lab.results.frontier import Estimate, Family, family, leads, ratios
 from gnomon.lab.results.measures import ACCURACY, Measure
 from gnomon.lab.running.runs import RESULT, finished
 
 try:
-    from matplotlib import rc_context
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter, MaxNLocator, NullLocator, PercentFormatter
+    from matplotlib.ticker import EngFormatter
 except ImportError as error:
     raise MissingExtra("Drawing the frontier", error.name) from None
 
-SCRATCH = "scratch"
+SCRATCH, SMALL = "scratch", "small"
 AT = "@"  # "given R2R@4": the family "given R2R" at a budget of 4 epochs of the large network
-MARKERS = "os^Dv<>"
 
 
 @dataclass(frozen=True)
@@ -56,15 +50,22 @@ def page(
         raise LabError(f"There are no finished runs of '{SCRATCH}{AT}...' in '{runs}' yet.")
     scratch = found.pop(SCRATCH)
     shown = {p: {n: f for n, f in found.items() if n.startswith(p.word + " ")} for p in parts}
-    common = set(scratch.which).intersection(
-        *(f.which for of in shown.values() for f in of.values())
-    )
+    small = _small(runs, measure)
+    others = [f for of in shown.values() for f in of.values()] + ([small] if small else [])
+    common = set(scratch.which).intersection(*(f.which for f in others))
     if not common:
         raise LabError(f"No seed in '{runs}' has finished runs of all families yet.")
     scratch = scratch.of(sorted(common))
     shown = {p: {n: f.of(sorted(common)) for n, f in of.items()} for p, of in shown.items()}
-    _draw(shown, scratch, out / f"{name}-frontier", measure)
+    small = small and small.of(sorted(common))
+    panels = {
+        part.title: {n.removeprefix(part.word + " "): f for n, f in several.items()}
+        for part, several in shown.items()
+    }
+    draw(panels, scratch, small, out / f"{name}-frontier", measure)
     text = [f"![The scratch frontier, and growing]({name}-frontier.png)"]
+    if small:
+        text.append(_about_small(small, scratch, measure))
     for part, several in shown.items():
         make = _ratio_table if part.asks == "ratio" else _lead_table
         text.append(f"### {part.title}\n\n{make(part, several, scratch, measure)}")
@@ -86,6 +87,28 @@ def families(folder: Path, measure: Measure = ACCURACY) -> dict[str, Family]:
             runs[name][result.flops, seed] = value
     found = {name: family(name, whole) for name, of in runs.items() if (whole := _whole(of))}
     return dict(sorted(found.items(), key=lambda pair: _order(pair[0])))
+
+
+def _small(folder: Path, measure: Measure) -> Family | None:
+    """The small network that others are given, where it was tested: a family of one budget."""
+    found: dict[tuple[int, int], float] = {}
+    for path in sorted((folder / SMALL).glob(f"seed-*/{RESULT}")):
+        result = finished(path.parent)
+        value = measure.value(result)
+        if value is not None:
+            found[result.flops, int(path.parent.name.removeprefix("seed-"))] = value
+    return family(SMALL, found) if len({flops for flops, _ in found}) == 1 else None
+
+
+def _about_small(small: Family, scratch: Family, measure: Measure) -> str:
+    """What is easily forgotten: how good the small network is by itself at equal FLOPs."""
+    ((flops, lead),) = leads(small, scratch)
+    value = measure.shown(float(small.accuracies.mean()))
+    return (
+        f"The small network itself, never grown: {value} after {_flops(flops)} "
+        f"(lead over the frontier there, "
+        f"{measure.unit}: {_lead(lead, measure)})."
+    )
 
 
 def _order(name: str) -> int:
@@ -163,62 +186,3 @@ def _flops(count: float) -> str:
 def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def _draw(
-    shown: Mapping[Part, Mapping[str, Family]], scratch: Family, path: Path, measure: Measure
-) -> None:
-    with rc_context({**STYLE, "svg.hashsalt": path.name}):
-        figure = Figure(figsize=(5.6 * len(shown), 4.8), layout="constrained")
-        panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
-        for axes, (part, several) in zip(panels, shown.items(), strict=True):
-            _panel(axes, part, several, scratch, measure)
-        panels[0].set_ylabel(f"{measure.title} at the end of each training")
-        for kind in ("png", "svg"):
-            plain = {"Date": None} if kind == "svg" else None
-            figure.savefig(f"{path}.{kind}", dpi=150, facecolor="white", metadata=plain)
-
-
-def _panel(
-    axes: Axes, part: Part, several: Mapping[str, Family], scratch: Family, measure: Measure
-) -> None:
-    axes.set_xscale("log", base=2)
-    axes.grid(axis="y", color=FAINT, linewidth=0.8)
-    axes.set_axisbelow(True)
-    ink = inks([SCRATCH, *several])
-    _line(
-        axes,
-        measure,
-        scratch,
-        "scratch, each budget its own training",
-        ink[SCRATCH].colour,
-        "o",
-        2.4,
-    )
-    for (name, one), marker in zip(several.items(), MARKERS, strict=False):
-        _line(axes, measure, one, name.removeprefix(part.word + " "), ink[name].colour, marker, 1.8)
-    axes.set_title(part.title, loc="left", fontsize=11, fontweight="bold")
-    axes.set_xlabel("training compute, forward + backward (FLOPs)")
-    ticks = sorted({float(f) for one in (scratch, *several.values()) for f in one.flops})
-    axes.set_xticks([f for f in ticks if any(f == g for g in scratch.flops)])
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(EngFormatter(places=1, sep=" "))
-    axes.yaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
-    if measure.percent:
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    best = "lower right" if measure.sign > 0 else "upper right"
-    axes.legend(frameon=False, loc=best, fontsize=9)
-
-
-def _line(
-    axes: Axes, measure: Measure, one: Family, label: str, ink: str, marker: str, width: float
-) -> None:
-    means = measure.sign * one.accuracies.mean(axis=0)
-    axes.plot(
-        one.flops, means, marker=marker, color=ink, linewidth=width, markersize=5, label=label
-    )
-    if one.seeds > 1:
-        error = one.accuracies.std(axis=0, ddof=1) / np.sqrt(one.seeds)
-        axes.fill_between(
-            one.flops, means - error, means + error, color=ink, alpha=0.15, linewidth=0
-        )

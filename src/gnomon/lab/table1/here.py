@@ -9,12 +9,12 @@ from typing import TypeVar
 
 from torch import nn
 
+from gnomon.adding.neighbour import slope_of_odd_part
 from gnomon.errors import GrowthError
 from gnomon.grower import Grower, Morph
 from gnomon.lab.table1.method import ADDED, Refused
 from gnomon.lab.table1.networks import NewLayers, Small, Stream, inputs_of
 from gnomon.morphs import Deepen, Factor, Widen
-from gnomon.neighbour import slope_of_odd_part
 from gnomon.rules import Net2Net, NetMorph, Rule
 
 Net = TypeVar("Net", Small, Stream)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from gnomon.flops import counted
+from gnomon.analysis.flops import counted
 from gnomon.lab.data.tasks import mean_loss
 from gnomon.lab.training.starts import gpus
 

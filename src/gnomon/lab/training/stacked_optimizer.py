@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Optimizer, RMSprop
 
-from gnomon.first_gradients import FirstGradients
+from gnomon.editing.first_gradients import FirstGradients
+from gnomon.editing.optimizers import MOMENTS
 from gnomon.lab.errors import LabError
-from gnomon.optimizers import MOMENTS
 
 ENTRYWISE = (SGD, Adam, AdamW, RMSprop, Adagrad, Adamax, Adadelta)
 _HELD = ("params", "param_names")

@@ -19,7 +19,7 @@ from gnomon.lab.errors import LabError
 from gnomon.lab.training.compute import Cost, step_cost
 from gnomon.lab.training.machine import Machine
 from gnomon.lab.training.recipe import Recipe, augmented
-from gnomon.plan import Plan
+from gnomon.planning.plan import Plan
 from gnomon.receipt import Receipt
 from gnomon.schedule import Timeline
 

@@ -1,0 +1,1 @@
+"""Modules that are put in, split, copied or folded, and what they start from."""

@@ -1,0 +1,1 @@
+"""From a tape to groups of channels: which dimensions must grow together, and what passes."""

@@ -1,0 +1,1 @@
+"""What a model's own code ties to widths: predicted, repaired, or refused."""

@@ -1,0 +1,1 @@
+"""Edits are made on a model and its optimizers, and can be undone."""

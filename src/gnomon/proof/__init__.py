@@ -1,0 +1,1 @@
+"""What a growth must show: the equation on stored tensors, and the outputs."""
