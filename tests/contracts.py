@@ -33,6 +33,7 @@ class Method:
 # Zero writers need an activation with f(0) = 0 and a slope there.
 _LIVE_AT_ZERO = ("mlp conv_flatten_linear normed_mlp called_twice layer_scale bag_of_words").split()
 _STREAMS = ("pre_norm", "gemma", "tied_stream", "bare_norms")
+_TURNED = ("normed_mlp", "pre_norm", "gemma", "bare_norms")
 _FEW = (
     "mlp resnet densenet conv_flatten_linear resnext instancenorm unet weight_normed called_twice "
     "einsum attention splits experts_loop experts_stacked experts_picked"
@@ -50,6 +51,7 @@ ALL_RULES: dict[str, Method] = {
     "NetMorph-permuted": Method(gn.NetMorph(permute=True), 1.5, tuple(_FEW)),
     "NetMorph-writers": Method(gn.NetMorph(zero="writers"), 1.5, (*_LIVE_AT_ZERO, *_STREAMS), "*"),
     "Hybrid": Method(gn.Hybrid(), 2, tuple(_FEW)),
+    "Isometry": Method(gn.Isometry(), 1.5, _TURNED, "*"),
 }
 
 

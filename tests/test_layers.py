@@ -12,7 +12,8 @@ from gnomon.planning.layers import sizes_of
 ROOT = Path(gnomon.__file__).parent
 
 ORDER = """
-errors, axes, draw -> decompose, embedding -> rules -> ops -> recording -> analysis -> planning
+errors, axes, draw, isometries -> decompose, embedding -> rules -> ops -> recording -> analysis
+-> planning
 -> activations, blocks, editing, shared -> proof, wrapped -> adding -> code -> morphs, receipt
 -> adjustments -> growth -> grower -> checkpoint, share, schedule -> opening -> simulation
 -> models -> callbacks, evolution -> lab -> report -> cli -> __main__

@@ -29,7 +29,7 @@ from gnomon.grower import Grower
 from gnomon.morphs import Branch, Deepen, Enlarge, Factor, Fold, Repeat, Widen
 from gnomon.planning.plan import Plan
 from gnomon.receipt import Receipt
-from gnomon.rules import R2R, Hybrid, Net2Net, NetMorph, RandPad, Rule
+from gnomon.rules import R2R, Hybrid, Isometry, Net2Net, NetMorph, RandPad, Rule
 from gnomon.schedule import At, Every, OnPlateau, Timeline
 from gnomon.share import separate, share
 from gnomon.simulation import simulate
@@ -55,6 +55,7 @@ __all__ = [
     "GrowthError",
     "Hybrid",
     "InUse",
+    "Isometry",
     "Keep",
     "Net2Net",
     "NetMorph",

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from gnomon.axes import Form
+from gnomon.isometries import isometry
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +34,8 @@ class Embedding:
     old:    number of old channels N.
     fresh:  number of fresh signals.
     near:   (fresh,) int64 old channel each fresh signal starts near, or None.
+    turn:   the key of the matrix by which the channels are turned, or None. Then they carry
+            `matrix` times the old signals; `source` counts them as if the new ones carried nothing.
     """
 
     source: Tensor
@@ -40,6 +43,7 @@ class Embedding:
     old: int
     fresh: int
     near: Tensor | None = None
+    turn: int | None = None
 
     def __post_init__(self) -> None:
         if self.source.shape != self.factor.shape or self.source.dim() != 1:
@@ -58,6 +62,12 @@ class Embedding:
     def size(self) -> int:
         """Channels of the grown axis: K."""
         return self.source.numel()
+
+    @cached_property
+    def matrix(self) -> Tensor:
+        """(K, N) float64: what the channels of a turned axis carry of the old signals."""
+        assert self.turn is not None
+        return isometry(self.turn, self.old, self.size)
 
     @cached_property
     def copies(self) -> Tensor:

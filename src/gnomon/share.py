@@ -221,6 +221,9 @@ def _refuse_changes(plan: Plan) -> None:
     where = ", ".join(f"'{name}'" for name in plan.changed[:3])
     if isinstance(plan.rule, Net2Net):
         why = "divides the readers of a copied channel, so they cannot be the teacher's own"
+    elif plan.turns:
+        why = "turns the old channels together with the new ones, so no weight stays as it was"
+        instead = "use R2R() on widths inside of blocks, or grow a copy"
     elif any(factor != 1 for factor in plan.against.values()):
         why = "makes up in the keys for a scale of attention that the code computes from the width"
         instead = "grow the heads, or keep the scale in an attribute"

@@ -87,7 +87,7 @@ def test_a_stream_has_all_its_writers_and_readers():
 def test_verdicts_have_reasons(toy, name, verdict, reason):
     group = groups(toy)[name]
     assert (group.verdict, group.reason) == (verdict, reason)
-    known = ("Net2Net", "NetMorph") if "LayerNorm" in reason else ("Net2Net",)
+    known = ("Net2Net", "NetMorph", "Isometry") if "LayerNorm" in reason else ("Net2Net",)
     assert group.rules == (known if verdict == "normed" else ())
 
 
@@ -203,7 +203,7 @@ def test_the_table_names_every_group_and_what_may_grow_it():
     assert lines[1].split() == ["group", "width", "step", "slots", "may", "grow"]
     assert any(line.split() == ["wide", "6", "1", "3", "any", "rule"] for line in lines)
     assert any("normed: LayerNorm in 'norm1' averages the channels" in line for line in lines)
-    assert any(line.endswith("; only Net2Net, NetMorph") for line in lines)
+    assert any(line.endswith("; only Net2Net, NetMorph, Isometry") for line in lines)
 
 
 def test_groups_can_be_compared_and_are_immutable():

@@ -20,9 +20,12 @@ Grown = Sequence[tuple[Tensor, TensorEdit]]
 def new_entries(parameter: Tensor, edit: TensorEdit, plan: Plan) -> Tensor:
     """True where an entry was not there before: at all but the first carriers of old channels.
 
-    Bool, of the grown shape. A copy of a channel is new, what it was copied from is not.
+    Bool, of the grown shape. A copy of a channel is new, what it was copied from is not. Of turned
+    channels none is: all carry what was there.
     """
     new = torch.zeros(plan.grown_shape(edit), dtype=torch.bool, device=parameter.device)
+    if plan.turns:
+        return new
     for d in edit.dims:
         fresh = _newcomers(plan.embedding(d.form))
         new.index_fill_(d.dim, fresh.to(parameter.device), True)
@@ -59,6 +62,8 @@ def grown(course: Course, edits: Grown, plan: Plan, held: Collection[int]) -> Co
 
 
 def _carried(mask: Tensor | None, parameter: Tensor, edit: TensorEdit, plan: Plan) -> Tensor:
+    if plan.turns:
+        return new_entries(parameter, edit, plan)
     if mask is None:
         mask = torch.ones(edit.shape, dtype=torch.bool, device=parameter.device)
     for d in edit.dims:

@@ -245,9 +245,10 @@ def _allowed(verdict: Verdict, laws: frozenset[Law]) -> tuple[str, ...]:
         return ("R2R", "Net2Net", "NetMorph", "Hybrid", "RandPad")
     kinds = {law.norm for law in laws if law.kind == "uniform"}
     if verdict == "normed":
-        return ("Net2Net", "NetMorph") if len(kinds - {""}) == len(kinds) == 1 else ("Net2Net",)
+        one = ("NetMorph",) if len(kinds) == 1 and "" not in kinds else ()
+        return ("Net2Net", *one, *(("Isometry",) if "" not in kinds else ()))
     if verdict == "tied" and "" not in kinds and len(kinds) < 2:
-        return ("Net2Net", "NetMorph") if kinds else ("NetMorph",)
+        return ("Net2Net", "NetMorph", "Isometry") if kinds else ("NetMorph",)
     return ()
 
 

@@ -138,9 +138,9 @@ class _Walk:
         name = op.name.rstrip("_") if op.name != "_prelu_kernel" else op.name
         if name in _HANDLERS:
             return _HANDLERS[name](self, op, carriers)
-        if (op.name in shape.TABLE and op.name != "glu") or name in _SAME:
+        if (op.name in shape.TABLE and op.name != "glu") or name in SAME_NUMBERS:
             return self.joined(carriers)
-        if name in _LINEAR_OVER_POSITIONS and not self._reduces(op):
+        if name in LINEAR_OVER_POSITIONS and not self._reduces(op):
             return self.joined(carriers)
         if name in _ZERO_OVER_POSITIONS and not self._reduces(op):
             return "zero" if self.joined(carriers) == "zero" else "other"
@@ -329,11 +329,11 @@ _HANDLERS: Mapping[str, _Handler] = (
         "index_put": _Walk.is_put,
     }
 )
-_SAME = (
+SAME_NUMBERS = (
     "clone alias detach _to_copy contiguous lift_fresh dropout native_dropout positive as_strided "
     "roll flip"
 ).split()
-_LINEAR_OVER_POSITIONS = (
+LINEAR_OVER_POSITIONS = (
     "mean sum cumsum avg_pool1d avg_pool2d avg_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d "
     "adaptive_avg_pool1d adaptive_avg_pool2d upsample_nearest1d upsample_nearest2d "
     "upsample_nearest3d upsample_linear1d upsample_bilinear2d upsample_bicubic2d "

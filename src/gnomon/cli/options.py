@@ -15,7 +15,9 @@ from gnomon.lab.errors import BadFolder, LabError
 
 INTERRUPTED = 130  # as a shell has it
 DEVICES = ("auto", "cpu", "cuda")
-RULE = "How weights are filled: r2r, net2net, netmorph, hybrid, randpad, netmorph-writers."
+RULE = (
+    "How weights are filled: r2r, net2net, netmorph, hybrid, isometry, randpad, netmorph-writers."
+)
 
 
 @contextmanager

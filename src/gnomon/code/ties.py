@@ -62,6 +62,7 @@ def _tied(g: Group, ties: Ties, groups: Mapping[str, Group]) -> Group:
     if normed is None or not along:
         return replace(g, along=along)
     rules = normed.rules
+    rules = tuple(r for r in rules if r != "Isometry")  # what grows along is under no norm
     if any(law.kind == "zero" for n in (g.name, *along) for law in groups[n].laws):
         rules = tuple(r for r in rules if r != "NetMorph")  # heads have no silent channels
     if g is normed:

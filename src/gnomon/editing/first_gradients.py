@@ -123,17 +123,21 @@ class FirstGradients:
     def watch(self, parameter: Tensor, edit: TensorEdit, plan: Plan) -> Callable[[], None]:
         """Wait for the first gradients of a grown parameter's new entries. Returns the undo.
 
-        Entries of an earlier growth that are still waited for move along with their channels.
+        Entries of an earlier growth that are still waited for move along with their channels. Of a
+        turned parameter every entry is new in part: it keeps its moment, which may be raised.
         """
         before = self._waiting.get(parameter)
         new = torch.zeros(plan.grown_shape(edit), dtype=torch.bool, device=parameter.device)
-        for dim, index in fresh_index(edit, plan, parameter.device):
-            new.index_fill_(dim, index, True)
-        growths = [(new, 0)]
-        for earlier, steps in before or ():
-            for d in edit.dims:
-                earlier = gathered(earlier, d.dim, plan.embedding(d.form))
-            growths.append((earlier & ~new, steps))
+        if plan.turns:
+            growths = [(~new, 1)]
+        else:
+            for dim, index in fresh_index(edit, plan, parameter.device):
+                new.index_fill_(dim, index, True)
+            growths = [(new, 0)]
+            for earlier, steps in before or ():
+                for d in edit.dims:
+                    earlier = gathered(earlier, d.dim, plan.embedding(d.form))
+                growths.append((earlier & ~new, steps))
         self._waiting[parameter] = growths
 
         def undo() -> None:

@@ -90,19 +90,30 @@ def carried_state(
     Raises Unsupported for state that no rule here knows.
     """
     grown = {}
+    for key, value, moment in moments_of(optimizer, parameter, edit.name):
+        start = float(value.double().mean()) if moment.start == "mean" else _initial(optimizer, key)
+        grown[key] = carried(value, edit, plan, degree=moment.degree, start=start)
+    return grown
+
+
+def moments_of(
+    optimizer: Optimizer, parameter: Tensor, name: str
+) -> Iterator[tuple[str, Tensor, Moment]]:
+    """A parameter's state, but for what has no dimension. Raises Unsupported for what is unknown.
+
+    name: of the parameter, for the message.
+    """
     for key, value in optimizer.state.get(parameter, {}).items():
         if not isinstance(value, Tensor) or value.dim() == 0:
             continue
         moment = MOMENTS.get(key)
         if moment is None:
             raise Unsupported(
-                f"{type(optimizer).__name__} keeps '{key}' for '{edit.name}', which cannot be "
+                f"{type(optimizer).__name__} keeps '{key}' for '{name}', which cannot be "
                 f"carried along; carried are {', '.join(MOMENTS)}. Make a new optimizer after "
                 f"growing, or use SGD, Adam(W), RMSprop or Adagrad"
             )
-        start = float(value.double().mean()) if moment.start == "mean" else _initial(optimizer, key)
-        grown[key] = carried(value, edit, plan, degree=moment.degree, start=start)
-    return grown
+        yield key, value, moment
 
 
 def _initial(optimizer: Optimizer, key: str) -> float:

@@ -11,6 +11,7 @@ import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,10 +21,12 @@ from torch.optim import Optimizer
 from gnomon.editing.first_gradients import FirstGradients
 from gnomon.editing.optimizers import RAISED, carried, carried_state, check_state
 from gnomon.editing.settings import changed, fields, say
+from gnomon.editing.turned_state import turned_gradient, turned_state
 from gnomon.errors import InUse, Stale, Unsupported
 from gnomon.planning.edit import AttributeEdit, TensorEdit
-from gnomon.planning.fill import GROWING, Clock, empty_in_format_of, grown
+from gnomon.planning.fill import GROWING, Clock, empty_in_format_of, grown, in_format_of
 from gnomon.planning.plan import Plan
+from gnomon.planning.turned import gains_of, turned
 from gnomon.recording.tape import owned_tensors
 
 
@@ -64,10 +67,18 @@ def operate(
     for optimizer in optimizers:
         check_state(optimizer)
     start, clock = time.perf_counter(), Clock()
+    gains = gains_of(plan, owned)
     for edit in plan.edits:
-        tensor = owned[edit.name]
-        state = [(o, carried_state(o, tensor, edit, plan)) for o in _holders(optimizers, tensor)]
-        _resize(surgery, tensor, edit, grown(tensor, edit, plan, clock), plan)
+        tensor, holders = owned[edit.name], _holders(optimizers, owned[edit.name])
+        if plan.turns:
+            state = [(o, turned_state(o, tensor, edit, plan, gains)) for o in holders]
+            carry = partial(turned_gradient, edit=edit, plan=plan, gains=gains)
+            new = in_format_of(tensor, turned(tensor, edit, plan, gains, clock.draws))
+        else:
+            state = [(o, carried_state(o, tensor, edit, plan)) for o in holders]
+            carry = partial(carried, edit=edit, plan=plan, degree=1, start=0.0)
+            new = grown(tensor, edit, plan, clock)
+        _resize(surgery, tensor, edit, new, carry)
         for optimizer, values in state:
             _set_state(surgery, optimizer, tensor, values)
             if any(key in RAISED for key in values):
@@ -197,7 +208,13 @@ def _holders(optimizers: Sequence[Optimizer], tensor: Tensor) -> list[Optimizer]
     return [o for o in optimizers if tensor in o.state]
 
 
-def _resize(surgery: Surgery, tensor: Tensor, edit: TensorEdit, new: Tensor, plan: Plan) -> None:
+def _resize(
+    surgery: Surgery,
+    tensor: Tensor,
+    edit: TensorEdit,
+    new: Tensor,
+    carry: Callable[[Tensor], Tensor],
+) -> None:
     before, gradient = tensor.detach(), tensor.grad if tensor.is_leaf else None
     surgery.old[edit.name] = before
 
@@ -209,7 +226,7 @@ def _resize(surgery: Surgery, tensor: Tensor, edit: TensorEdit, new: Tensor, pla
 
     if gradient is not None and gradient.is_sparse:
         raise Unsupported(f"'{edit.name}' has a sparse gradient: call optimizer.zero_grad() first")
-    wider = None if gradient is None else carried(gradient, edit, plan, degree=1, start=0.0)
+    wider = None if gradient is None else carry(gradient)
     surgery._undo.append(undo)
     tensor.grad = None
     with torch.no_grad():

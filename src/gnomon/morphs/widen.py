@@ -26,6 +26,7 @@ from gnomon.planning.plan import Plan
 from gnomon.planning.planner import Planner
 from gnomon.planning.silence import Silence, silence, silent
 from gnomon.planning.tied_streams import equal_copies, shares
+from gnomon.planning.turning import Turning, turning
 from gnomon.rules import R2R, Rule
 
 MOST_CHANNELS = 1 << 24  # beyond this a request is a slip of the keyboard
@@ -146,7 +147,7 @@ class Widen:
         scales = {name: 1 / ratio for name, ratio in changed.items()}
         planner = Planner(
             subject.model, analysis, embeddings, self.rule,
-            scales=scales, silences=grown.silences, gains=grown.gains,
+            scales=scales, silences=grown.silences, gains=grown.gains, turnings=grown.turnings,
         )  # fmt: skip
         widths = [replace(w, new=planner.width(by_name[w.group])) for w in grown.widths.values()]
         plan = planner.plan(str(self), seed, subject.fingerprint, tuple(widths), tuple(skipped))
@@ -166,6 +167,7 @@ class _Grown:
     widths: dict[str, WidthChange] = field(default_factory=dict)
     silences: dict[str, Silence] = field(default_factory=dict)
     gains: dict[str, tuple[float, float]] = field(default_factory=dict)
+    turnings: dict[str, Turning] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def take(self, group: Group) -> None:
@@ -182,9 +184,20 @@ class _Grown:
         found = {}
         for name, size in zip(names, in_proportion(names, self.groups, factor), strict=True):
             other = self.groups[name]
-            found[name] = self._embed(other, size - resolve(other.leaf).size)
+            try:
+                found[name] = self._embed(other, size - resolve(other.leaf).size)
+            except CannotPreserve as refusal:
+                if other is group:
+                    raise
+                why = f"; the code makes it grow along with '{group.name}'"
+                raise CannotPreserve(f"{refusal}{why}") from None
+        turnings = self._turned(found)
         silences, gains = self._for_norms(found)
         self.embeddings |= found
+        self.turnings |= turnings
+        for turned in turnings.values():
+            gains |= turned.gains
+            self.notes += turned.notes
         self.silences |= silences
         self.gains |= gains
         for name in names:
@@ -197,6 +210,15 @@ class _Grown:
                 note = f"the code makes '{name}' grow along with '{group.name}'"
                 self.notes += [note] if note not in self.notes else []
 
+    def _turned(self, found: Mapping[str, Embedding]) -> dict[str, Turning]:
+        """What the tensors of streams that are turned do."""
+        subject = self.subject
+        return {
+            name: turning(subject.model, subject.analysis, self.groups[name], e.size)
+            for name, e in found.items()
+            if e.turn is not None
+        }
+
     def _for_norms(
         self, found: Mapping[str, Embedding]
     ) -> tuple[dict[str, Silence], dict[str, tuple[float, float]]]:
@@ -205,6 +227,8 @@ class _Grown:
         silences: dict[str, Silence] = {}
         gains: dict[str, tuple[float, float]] = {}
         for name, e in found.items():
+            if e.turn is not None:
+                continue
             group = self.groups[name]
             averaged = any(law.kind == "uniform" for law in group.laws)
             if group.verdict == "tied" and not silent(e):

@@ -18,12 +18,31 @@ Start = Literal["zero", "identity", "random", "kept", "folded", "factored", "bra
 
 
 @dataclass(frozen=True)
+class Behind:
+    """The gain of a norm, slope * parameter + offset, that a turned stream has just passed.
+
+    group: the stream. The gain becomes 1 and what comes behind it takes it over.
+    whole: it has a number for each entry of a dimension in which the stream is only a part.
+    """
+
+    group: str
+    gain: str
+    slope: float = 1.0
+    offset: float = 0.0
+    whole: bool = False
+
+
+@dataclass(frozen=True)
 class DimEdit:
-    """One dimension of a tensor that grows: by its role and by what its axis is made of."""
+    """One dimension of a tensor that grows: by its role and by what its axis is made of.
+
+    behind: of turned channels, the gains behind which they are read here, or added to.
+    """
 
     dim: int
     role: Role
     form: Form
+    behind: tuple[Behind, ...] = ()
 
 
 @dataclass(frozen=True)

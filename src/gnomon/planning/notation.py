@@ -13,6 +13,7 @@ from gnomon.ops.context import Fill, Role
 from gnomon.planning.edit import (
     AttributeEdit,
     AttributeValue,
+    Behind,
     DimEdit,
     How,
     ModuleEdit,
@@ -29,6 +30,8 @@ def embedding_data(e: Embedding) -> dict[str, Any]:
         data["factor"] = e.factor.tolist()
     if e.near is not None:
         data["near"] = e.near.tolist()
+    if e.turn is not None:
+        data["turn"] = e.turn
     return data
 
 
@@ -37,20 +40,31 @@ def embedding(data: dict[str, Any]) -> Embedding:
     source = torch.tensor(data["source"], dtype=torch.int64)
     factor = torch.tensor(data.get("factor", [1.0] * source.numel()), dtype=torch.float64)
     near = torch.tensor(data["near"], dtype=torch.int64) if "near" in data else None
-    return Embedding(source, factor, int(data["old"]), int(data["fresh"]), near)
+    turn = int(data["turn"]) if "turn" in data else None
+    return Embedding(source, factor, int(data["old"]), int(data["fresh"]), near, turn)
 
 
 def tensor_edit(data: dict[str, Any]) -> TensorEdit:
     """The edit whose fields these are; raises ValueError if they contradict each other."""
     if data["fill"] not in get_args(Fill):
         raise ValueError(f"unknown fill {data['fill']!r}")
-    dims = tuple(DimEdit(int(d["dim"]), _role(d["role"]), _form(d["form"])) for d in data["dims"])
+    dims = tuple(_dim_edit(d) for d in data["dims"])
     shape = tuple(int(n) for n in data["shape"])
     if any(not 0 <= d.dim < len(shape) or d.form.size != shape[d.dim] for d in dims):
         raise ValueError(f"an edit of {data['name']!r} that does not fit its shape")
     std = None if data["std"] is None else float(data["std"])
     scale, shift = float(data.get("scale", 1.0)), float(data.get("shift", 0.0))
     return TensorEdit(str(data["name"]), dims, shape, std, data["fill"], scale, shift)
+
+
+def _dim_edit(data: dict[str, Any]) -> DimEdit:
+    behind = tuple(
+        Behind(
+            str(b["group"]), str(b["gain"]), float(b["slope"]), float(b["offset"]), bool(b["whole"])
+        )
+        for b in data.get("behind", ())
+    )
+    return DimEdit(int(data["dim"]), _role(data["role"]), _form(data["form"]), behind)
 
 
 def _role(text: str) -> Role:

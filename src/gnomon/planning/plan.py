@@ -31,8 +31,10 @@ Claim = Literal["exact", "expectation", "interior", "none"]
 
 RULES: Mapping[str, type[Rule]] = {
     cls.__name__: cls
-    for cls in (rules.R2R, rules.Net2Net, rules.NetMorph, rules.Hybrid, rules.RandPad)
-}
+    for cls in (
+        rules.R2R, rules.Net2Net, rules.NetMorph, rules.Hybrid, rules.Isometry, rules.RandPad
+    )
+}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +81,11 @@ class Plan:
     def factories(self) -> list[str]:
         """The modules for which `gn.load` needs `blocks=`, since a file cannot express them."""
         return list(dict.fromkeys(n for m in self.modules for n in factories_needed(m.spec)))
+
+    @cached_property
+    def turns(self) -> bool:
+        """Whether channels are turned: then every old weight of theirs changes."""
+        return any(e.turn is not None for e in self.embeddings.values())
 
     @cached_property
     def sizes(self) -> dict[str, int]:
@@ -173,7 +180,8 @@ def _rescaled(plan: Plan) -> list[str]:
     for e in plan.edits:
         if e.rescales:
             shift = f" {e.shift:+.6g}" if e.shift else ""
-            changes.setdefault(f"times {e.scale:.6g}{shift}", []).append(e.name)
+            change = f"times {e.scale:.6g}{shift}" if e.scale else f"set to {e.shift:.6g}"
+            changes.setdefault(change, []).append(e.name)
     for a in plan.attributes:
         if isinstance(a.new, float):
             name = f"{a.path}.{a.name}" if a.path else a.name

@@ -23,6 +23,7 @@ from gnomon.planning.pieces import marked
 from gnomon.planning.plan import Plan
 from gnomon.planning.silence import Rescaled, Silence, louder, rescaled
 from gnomon.planning.spreads import spread_of_new
+from gnomon.planning.turning import Turning, turned_dims
 from gnomon.recording.tape import owned_tensors
 from gnomon.rules import Rule
 
@@ -39,6 +40,7 @@ class Planner:
     scales: Mapping[str, float] = field(default_factory=dict)  # of what is read against a product
     silences: Mapping[str, Silence] = field(default_factory=dict)
     gains: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # of norms: scale, shift
+    turnings: Mapping[str, Turning] = field(default_factory=dict)
 
     def plan(
         self,
@@ -127,7 +129,8 @@ class Planner:
         fill = fill_of(self.analysis.context, name, [d.role for d in dims], tensor)
         fill = fills[0] if fills else fill
         scale, shift = {**self._rescaled.gains, **self.gains}.get(name, (1.0, 0.0))
-        return TensorEdit(name, tuple(dims), tuple(tensor.shape), std, fill, scale, shift)
+        edit = TensorEdit(name, tuple(dims), tuple(tensor.shape), std, fill, scale, shift)
+        return replace(edit, dims=turned_dims(edit, self.turnings)) if self.turnings else edit
 
     @cached_property
     def _roles(self) -> dict[tuple[str, int, str], Role]:
@@ -232,7 +235,7 @@ def _refuse_other_dtypes(name: str, tensor: Tensor) -> None:
 
 def _changes_old(plan: Plan, edit: TensorEdit) -> bool:
     """Whether an existing weight gets another value or another place among the old ones."""
-    if edit.rescales:
+    if edit.rescales or plan.turns:
         return True
     for d in edit.dims:
         e = plan.embedding(d.form)

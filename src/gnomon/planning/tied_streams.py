@@ -30,7 +30,7 @@ def equal_copies(e: Embedding) -> int:
     return k if e.fresh == 0 and bool((e.copies == k).all() and (e.factor == 1).all()) else 0
 
 
-def shares(analysis: Analysis, group: Group, k: int) -> dict[str, tuple[float, float]]:
+def shares(analysis: Analysis, group: Group, k: float) -> dict[str, tuple[float, float]]:
     """(scale, shift) of the gain and the bias before the tied reader.
 
     Raises CannotPreserve if there is no such norm, or if others see what it gives.
@@ -60,7 +60,7 @@ def shares(analysis: Analysis, group: Group, k: int) -> dict[str, tuple[float, f
     return found
 
 
-def _divided(norm: Norm, k: int) -> dict[str, tuple[float, float]]:
+def _divided(norm: Norm, k: float) -> dict[str, tuple[float, float]]:
     assert norm.gain is not None
     shift = (1 / k - 1) * norm.gain.offset / norm.gain.slope
     found = {norm.gain.name: (1 / k, shift)}

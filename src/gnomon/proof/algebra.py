@@ -13,6 +13,7 @@ from gnomon.errors import NotProved
 from gnomon.planning.edit import TensorEdit
 from gnomon.planning.pieces import Piece, is_in_pieces, pieces
 from gnomon.planning.plan import Plan
+from gnomon.proof.turned_proof import turn_problem, turned_problem
 from gnomon.recording.tape import owned_tensors
 
 _CHUNK = 1 << 21  # entries that are worked on in float64 at a time: 16 MB
@@ -25,10 +26,14 @@ def prove_algebra(model: nn.Module, plan: Plan, surgery: Surgery) -> None:
     """
     if not plan.preserves:
         return
-    owned = owned_tensors(model)
+    owned, gains = owned_tensors(model), surgery.old
+    if problem := turn_problem(plan):
+        raise NotProved(problem)
     for edit in plan.edits:
         old, new = surgery.old[edit.name], owned[edit.name].detach()
-        if is_in_pieces(edit):
+        if plan.turns:
+            problem = turned_problem(old, new, edit, plan, gains)
+        elif is_in_pieces(edit):
             parts = pieces(edit, plan)
             found = (_piece_problem(old, new, piece, plan) for piece in parts)
             problem = next(filter(None, found), "")

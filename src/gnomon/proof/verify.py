@@ -246,10 +246,10 @@ def _plain(y: Tensor) -> Tensor:
 def _rounded(plan: Plan) -> bool:
     """Some new weights are rounded to their dtype: sqrt(v + eps), 1 / kappa, solved factors, gains.
 
-    So are writers of the mean of other channels, and keys that make up for another scale of
-    attention.
+    So are writers of the mean of other channels, keys that make up for another scale of attention,
+    and everything that is turned.
     """
-    if any(factor != 1 for factor in plan.against.values()):
+    if plan.turns or any(factor != 1 for factor in plan.against.values()):
         return True
     if any(e.rescales or _averages(e) for e in plan.edits):
         return True

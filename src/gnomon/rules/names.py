@@ -5,6 +5,7 @@ from functools import partial
 
 from gnomon.rules.base import Rule
 from gnomon.rules.hybrid import Hybrid
+from gnomon.rules.isometry import Isometry
 from gnomon.rules.net2net import Net2Net
 from gnomon.rules.netmorph import NetMorph
 from gnomon.rules.r2r import R2R
@@ -15,6 +16,7 @@ RULES: Mapping[str, Callable[[], Rule]] = {
     "net2net": Net2Net,
     "netmorph": NetMorph,
     "hybrid": Hybrid,
+    "isometry": Isometry,
     "randpad": RandPad,
     "netmorph-writers": partial(NetMorph, zero="writers"),
 }
