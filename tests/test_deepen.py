@@ -73,7 +73,7 @@ def test_the_norm_inside_is_set_from_the_example_inputs():
 
 
 def test_statistics_that_rounding_made_unequal_do_not_part_twins(monkeypatch):
-    original, seen = gn.statistics.Watch.measured, []
+    original, seen = gn.proof.statistics.Watch.measured, []
 
     def measured(*args):
         seen.append(found := original(*args))

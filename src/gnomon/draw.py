@@ -7,10 +7,11 @@ from generators of their own; the global generators are never touched.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -47,3 +48,19 @@ class Draw:
     def permutation(self, n: int) -> Tensor:
         """A random order of 0 .. n-1. int64."""
         return torch.randperm(n, generator=self._generator)
+
+
+@contextlib.contextmanager
+def seeded_constructors(seed: int) -> Iterator[None]:
+    """Seed what constructors draw from, on the default device, and put it back."""
+    device = torch.get_default_device()
+    if device.type in ("cpu", "meta"):  # (torch.manual_seed would queue a call for every other)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            yield
+        return
+    module = torch.get_device_module(device)
+    index = module.current_device() if device.index is None else device.index
+    with torch.random.fork_rng(devices=[index], device_type=device.type):
+        torch.manual_seed(seed)
+        yield

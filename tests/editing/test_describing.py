@@ -197,18 +197,176 @@ class Attention(nn.Module):
         return x + self.down(torch.tanh(self.up(x)))
 
 
-def test_settings_of_the_same_shapes_and_another_function_are_refused():
+def same_again(model, x):
+    """What the settings make, with the model's weights, is the same function."""
+    again = type(model)(model.config).double()
+    again.load_state_dict(model.state_dict())
+    assert torch.equal(again(x), model(x))
+
+
+def test_of_numbers_that_give_the_same_shapes_those_of_the_same_function_are_found():
+    """`heads` 4 -> 6 has the shapes of `size` 6 -> 9, and comes first."""
     torch.manual_seed(0)
     model = Attention(SimpleNamespace(heads=4, size=6, inner=4)).double()
-    x, before = torch.randn(2, 5, 6).double(), copy.deepcopy(model.state_dict())
+    x = torch.randn(2, 5, 6).double()
+    before = model(x).detach()
     grower = gn.Grower(model, x)
     width = next(g.name for g in grower.groups if g.kind == "query-key dimension")
-    with pytest.raises(gn.Unsupported, match="the shapes are the same, the function is not"):
-        grower.grow(gn.Widen([width, "up"], by=1.5))
-    assert vars(model.config) == {"heads": 4, "size": 6, "inner": 4} and model.size == 6
-    assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
-    grower.grow(gn.Widen(width, by=1.5))
-    assert model.size == 9 and model.config.heads == 4
+    grower.grow(gn.Widen([width, "up"], by=1.5))
+    assert vars(model.config) == {"heads": 4, "size": 9, "inner": 6} and model.size == 9
+    assert (model(x) - before).abs().max() <= 1e-12
+    same_again(model, x)
+
+
+class Grouped(nn.Module):
+    """Heads that no attribute counts, those of keys fewer; what is said first has their number."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config, self.size = config, config.size
+        self.embed = nn.Linear(3, config.width)
+        self.q = nn.Linear(config.width, config.heads * config.size)
+        self.k = nn.Linear(config.width, config.shared * config.size)
+        self.v = nn.Linear(config.width, config.shared * config.size)
+        self.out = nn.Linear(self.q.out_features, config.width)
+        self.head = nn.Linear(config.width, 3)
+        turn = torch.arange(config.size) * config.turn
+        self.register_buffer("turn", turn.cos(), persistent=False)
+
+    def forward(self, x):
+        x, (batch, length, _) = self.embed(x), x.shape
+        split = (batch, length, -1, self.size)
+        q, k, v = (f(x).view(split).transpose(1, 2) for f in (self.q, self.k, self.v))
+        q = q.unflatten(1, (k.shape[1], -1))
+        weights = ((q * self.turn) @ (k * self.turn).unsqueeze(2).mT * 0.5).softmax(-1)
+        mixed = (weights @ v.unsqueeze(2)).flatten(1, 2).transpose(1, 2)
+        return self.head(x + self.out(mixed.reshape(batch, length, -1)))
+
+
+@pytest.mark.parametrize("heads, shared, size", [(6, 6, 4), (6, 6, 6), (6, 2, 4), (4, 2, 2)])
+def test_the_counts_of_heads_are_found_though_no_attribute_has_them(heads, shared, size):
+    torch.manual_seed(0)
+    config = SimpleNamespace(size=size, width=8, heads=heads, shared=shared, turn=0.1)
+    model, x = Grouped(config).double(), torch.randn(2, 5, 3).double()
+    before = model(x).detach()
+    grower = gn.Grower(model, x)
+    names = [g.name for g in grower.groups if "heads" in g.kind and g.verdict == "growable"]
+    for by in (2, 1.5):
+        grower.grow(gn.Widen(["embed", *names], by=by))
+    assert model.config.size == size and model.config.heads > heads
+    assert (model(x) - before).abs().max() <= 1e-12
+    same_again(model, x)
+
+
+class Together(nn.Module):
+    """No shape tells of its heads; two widths must be equal, or there is another layer."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config, self.size = config, config.width // config.heads
+        self.embed = nn.Linear(3, config.embedded)
+        if config.embedded != config.width:
+            self.between = nn.Linear(config.embedded, config.width)
+        self.q, self.k, self.v = (nn.Linear(config.width, config.width) for _ in range(3))
+        self.out, self.head = nn.Linear(config.width, config.width), nn.Linear(config.width, 3)
+
+    def forward(self, x):
+        x, (batch, length, _) = self.embed(x), x.shape
+        split = (batch, length, -1, self.size)
+        q, k, v = (f(x).view(split).transpose(1, 2) for f in (self.q, self.k, self.v))
+        mixed = ((q @ k.mT * 0.5).softmax(-1) @ v).transpose(1, 2)
+        return self.head(x + self.out(mixed.reshape(batch, length, -1)))
+
+
+@pytest.mark.parametrize("first", [{}, {"start": 3, "end": 12}])
+def test_numbers_are_found_together_and_no_others_that_have_the_same_value(first):
+    torch.manual_seed(0)
+    config = SimpleNamespace(**first, width=12, embedded=12, heads=3, pad=3, limit=12)
+    model, x = Together(config).double(), torch.randn(2, 5, 3).double()
+    before = model(x).detach()
+    grower = gn.Grower(model, x)
+    heads = next(g.name for g in grower.groups if g.kind == "heads")
+    grower.grow(gn.Widen(["embed", heads], by=2))
+    grown = {"width": 24, "embedded": 24, "heads": 6, "pad": 3, "limit": 12}
+    assert vars(model.config) == first | grown
+    assert (model(x) - before).abs().max() <= 1e-12
+    same_again(model, x)
+
+
+def silent_about(model, x, where, reason):
+    """It grows, and is told that its settings do not say it: they stay as they are."""
+    said, before = copy.deepcopy(vars(model.config)), model(x).detach()
+    receipt = gn.Grower(model, x).grow(gn.Widen(where, add=4))
+    assert "no number in 'config' says these widths" in str(receipt)
+    assert reason in str(receipt) and vars(model.config) == said
+    assert (model(x) - before).abs().max() <= 1e-12
+
+
+class Scaled(Model):
+    """Its width is in a number that the code multiplies with, and in a buffer of no file."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        if config.other:
+            self.scale = config.inner**-0.5
+        else:
+            self.register_buffer("scale", torch.tensor(config.inner**-0.5), persistent=False)
+
+    def forward(self, x):
+        return super().forward(x) * self.scale
+
+
+@pytest.mark.parametrize("other, reason", [(1, "a constant of mul went"), (0, "'scale', which is")])
+def test_numbers_of_the_right_shapes_and_another_function_are_said_to_be_none(other, reason):
+    small, x = made(other=other)
+    silent_about(Scaled(small.config).double(), x, "blocks.*up", reason)
+
+
+class Swapped(Model):
+    """Uses its layers in an order that its width decides."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.first, self.last = nn.Linear(6, 6), nn.Linear(6, 6)
+        self.order = [self.first, self.last] if config.inner == 10 else [self.last, self.first]
+
+    def forward(self, x):
+        for layer in self.order:
+            x = layer(x)
+        return super().forward(x)
+
+
+def test_the_same_operations_with_other_parameters_are_another_function():
+    small, x = made()
+    silent_about(Swapped(small.config).double(), x, "blocks.*up", "another order")
+
+
+class Around(nn.Module):
+    """Holds what is built from settings, and something else that grows with it."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.before, self.inner = nn.Linear(3, 6), inner
+        self.after, self.last = nn.Linear(3, 7), nn.Linear(7, 2)
+
+    def forward(self, x):
+        return self.last(self.after(self.inner(self.before(x))).relu())
+
+
+@pytest.mark.parametrize("fake", [False, True])
+def test_settings_of_a_part_are_found_within_the_whole(fake, monkeypatch):
+    if fake:
+        monkeypatch.setattr("gnomon.recording.tape.REAL_PARAMETERS", 0)
+    inner, _ = made()
+    model, x = Around(inner).double(), torch.randn(4, 3).double()
+    before = model(x).detach()
+    grower = gn.Grower(model, x)
+    receipt = grower.grow(gn.Widen("inner.blocks.*up", by=2))
+    assert model.inner.config.inner == 20 and "built from it again" in str(receipt)
+    assert (model(x) - before).abs().max() <= 1e-12
+    same_again(model.inner, model.before(x))
+    receipt = grower.grow(gn.Widen("inner.blocks.0.up", by=2))
+    assert model.inner.config.inner == 20 and "no number in 'config'" in str(receipt)
 
 
 class Labelled(nn.Module):

@@ -12,10 +12,10 @@ from safetensors.torch import save_file
 import gnomon as gn
 from gnomon.errors import BadCheckpoint
 from gnomon.opening import CannotOpen, opened, source, traced
-from gnomon.opening.hollow import without_weights
 from gnomon.opening.inputs import read_input
 from gnomon.opening.requests import deepened, widened
 from gnomon.opening.writing import write
+from gnomon.recording.hollow import without_weights
 
 FACTORY = f"{HERE / 'factories_here.py'}:"
 

@@ -1,14 +1,20 @@
 """The proof: what it measures, what it lets pass, and that a hidden mixing is found and undone."""
 
+import gc
 import json
+import weakref
 
 import pytest
 import torch
 from torch import library, nn
 
 import gnomon as gn
+from contracts import tensors
+from gnomon.editing.surgery import Surgery
 from gnomon.ops.context import Context, Op
 from gnomon.planning import fill
+from gnomon.proof import verify
+from gnomon.proof.algebra import prove_algebra
 from toys import TOYS
 
 
@@ -182,3 +188,40 @@ def test_a_plan_that_loses_an_old_channel_is_not_proved():
     with pytest.raises(gn.NotProved, match="carried by none"):
         grower.grow(gn.Plan.from_json(json.dumps(data)))
     assert model[0].out_features == 4
+
+
+def test_float64_copies_are_freed_at_once(monkeypatch):
+    """Not by the next full collection: a growth would hold them all the while."""
+    made, double = [], verify._double
+
+    def watched(x):
+        made.append(weakref.ref(y := double(x)))
+        return y
+
+    monkeypatch.setattr(verify, "_double", watched)
+    spec = TOYS["resnet"]
+    model = spec.model().float()
+    gc.disable()
+    try:
+        assert verify._double_answers(model, ((spec.example().float(),), {}), False) is not None
+        assert made and not any(ref() is not None for ref in made)
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("toy", ["mlp", "resnet", "attention"])
+def test_the_equation_is_proved_in_parts_of_any_size(toy, monkeypatch):
+    monkeypatch.setattr("gnomon.proof.algebra._CHUNK", 3)
+    spec = TOYS[toy]
+    model = spec.model()
+    grower = gn.Grower(model, spec.example())
+    name = next(g.name for g in grower.groups if g.verdict == "growable")
+    plan = grower.plan(gn.Widen(name, by=2))
+    grower.grow(plan, proof="algebra")
+    read = next(e.name for e in plan.edits if any(d.role == "read" for d in e.dims))
+    surgery = Surgery(old={e.name: torch.zeros(e.shape).double() for e in plan.edits})
+    with torch.no_grad(), pytest.raises(gn.NotProved, match=r"are off|twins differ"):
+        for edit in plan.edits:
+            tensors(model)[edit.name].zero_()
+        tensors(model)[read].flatten()[-1] = 1.0
+        prove_algebra(model, plan, surgery)

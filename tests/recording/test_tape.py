@@ -194,6 +194,29 @@ def test_large_inputs_are_recorded_on_fake_tensors():
     assert wants_fake(model, calls_of(torch.ones(50_000, 3)))
 
 
+def test_numbers_of_the_code_keep_their_values_on_fake_tensors():
+    class Asks(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 4), nn.Linear(4, 2)
+
+        def forward(self, x):
+            times = torch.tensor(2).item()
+            return sum(self.b(self.a(x.to(self.a.weight.device))) for _ in range(times))
+
+    call = ((torch.randn(5, 3),), {})
+    real, fake = (record(Asks(), call, training=False, fake=f).ops for f in (False, True))
+    assert [(op.name, op.shapes) for op in real] == [(op.name, op.shapes) for op in fake]
+    assert sum(op.name == "addmm" for op in fake) == 4
+
+
+def test_fake_recordings_hold_the_parameters_themselves():
+    model, call = nn.Linear(3, 2), ((torch.randn(5, 3),), {})
+    ops = record(model, call, training=True, fake=True).ops
+    given = [x for op in ops for x in op.tensors()]
+    assert {id(p) for p in model.parameters()} <= {id(x) for x in given}
+
+
 class KeepsBiases(nn.Module):
     """Computes its biases once in eval mode, and anew whenever a mode is set."""
 

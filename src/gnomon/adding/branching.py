@@ -16,7 +16,7 @@ from gnomon import decompose
 from gnomon.adding.plain_layer import Layer, Sizes, layer_of, module_of
 from gnomon.blocks import Paths, R2RBlock
 from gnomon.decompose.compose import Sides
-from gnomon.draw import Draw
+from gnomon.draw import Draw, seeded_constructors
 from gnomon.errors import BadCheckpoint, Unsupported
 from gnomon.planning.edit import ModuleEdit
 from gnomon.planning.spec import Factories
@@ -135,8 +135,7 @@ def _zero(layer: Layer, how: Branches, draw: Draw) -> nn.Module:
         )
     out, into = layer.weight.shape[0], layer.weight.shape[1] * layer.groups
     stride = layer.stride[0] if layer.stride else 1
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(draw.below(1 << 62, (1,))))
+    with seeded_constructors(int(draw.below(1 << 62, (1,)))):
         block = R2RBlock(
             into, out, how.zero, kernel_size=side, dims=len(layer.kernel), stride=stride, norm=None
         )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from gnomon.adding.neighbour import slope_of_odd_part
 from gnomon.adding.zero import ZeroStart, make_zero
 from gnomon.blocks import R2RBlock, Residual
-from gnomon.draw import Draw
+from gnomon.draw import Draw, seeded_constructors
 from gnomon.errors import CannotPreserve, GrowthError, Unsupported
 from gnomon.planning.edit import ModuleEdit
 from gnomon.planning.spec import Factories, build
@@ -26,8 +26,7 @@ def make(edit: ModuleEdit, key: str, seed: int, factories: Factories) -> nn.Modu
     if edit.template is not None:
         module = copy.deepcopy(edit.template)
     else:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(Draw(seed, key).below(1 << 62, (1,))))
+        with seeded_constructors(int(Draw(seed, key).below(1 << 62, (1,)))):
             module = build(edit.spec, factories)
     if edit.std is not None:
         _draw_kernels(module, key, seed, edit.std)

@@ -1,48 +1,12 @@
-"""Numbers in a model's settings that describe its grown widths, found by building it again.
-
-A number is right if what is built with it has more of the grown shapes and no wrong ones instead,
-whatever it is called. All shapes must come out, or none of them is changed.
-"""
+"""Settings that a growth has changed must not contradict what its code was found to need."""
 
 from __future__ import annotations
 
-import copy
-import itertools
-import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-
 from torch import nn
 
-from gnomon.editing.settings import built, fields, say, settings_around, shapes
+from gnomon.editing.settings import built
 from gnomon.errors import Unsupported
-from gnomon.planning.edit import AttributeEdit
 from gnomon.planning.plan import Plan
-
-Shapes = dict[str, tuple[int, ...]]
-
-
-def with_settings(model: nn.Module, plan: Plan) -> Plan:
-    """The plan with edits to the settings that the model was built from, if it still can be.
-
-    A note says so, or that no number does.
-    """
-    if not plan.edits or plan.modules:
-        return plan
-    for path, name, config in settings_around(model, _place(plan)):
-        module = model.get_submodule(path)
-        again = built(module, config)
-        if again is None or shapes(again) != shapes(module):
-            continue
-        goal = _Goal.of(module, path, plan)
-        found = goal.numbers(config)
-        if found is None:
-            return replace(plan, notes=(*plan.notes, f"no number in '{name}' {_SILENT}"))
-        told = ", ".join(f"{name}.{field} {old} -> {new}" for field, old, new in found)
-        edits = tuple(AttributeEdit(path, f"{name}.{f}", old, new) for f, old, new in found)
-        note = f"{told}: the model can be built from it again"
-        return replace(plan, attributes=(*plan.attributes, *edits), notes=(*plan.notes, note))
-    return plan
 
 
 def check_described(model: nn.Module, plan: Plan) -> None:
@@ -72,96 +36,3 @@ def check_described(model: nn.Module, plan: Plan) -> None:
 
 def _row(value: object) -> tuple[object, ...]:
     return value if isinstance(value, tuple) else (value,)
-
-
-def _place(plan: Plan) -> str:
-    """Something in the innermost module that all edits lie in."""
-    ways = [edit.name.split(".")[:-1] for edit in plan.edits]
-    steps = zip(*ways, strict=False)
-    common = itertools.takewhile(lambda names: len(set(names)) == 1, steps)
-    return ".".join([*(names[0] for names in common), "*"])
-
-
-_SILENT = "says these widths, so the model is built again by gn.load, which grows it, alone"
-Number = tuple[str, int | float | None, int | float]  # a field, what it says, what it is to say
-
-
-@dataclass(frozen=True)
-class _Goal:
-    """What settings are to describe.
-
-    values: of attributes that the plan changes, such as the eps of norms, by path and name.
-    steps:  old and new values that a number may have.
-    even:   whether tensors of one kind, in all blocks, have one new shape.
-    """
-
-    module: nn.Module
-    wanted: Shapes
-    values: Mapping[tuple[str, str], object]
-    steps: frozenset[tuple[int | float, int | float]]
-    even: bool
-
-    @classmethod
-    def of(cls, module: nn.Module, path: str, plan: Plan) -> _Goal:
-        inner = len(path) + 1 if path else 0
-        old = shapes(module)
-        grown = {e.name[inner:]: plan.grown_shape(e) for e in plan.edits}
-        wanted = old | grown
-        steps: set[tuple[int | float, int | float]] = {(w.old, w.new) for w in plan.widths}
-        steps |= {
-            pair for n in grown for pair in zip(old[n], grown[n], strict=True) if pair[0] != pair[1]
-        }
-        numbers = [a for a in plan.attributes if isinstance(a.old, int | float)]
-        steps |= {(a.old, a.new) for a in numbers if isinstance(a.new, int | float)}  # type: ignore[misc]
-        kinds: dict[tuple[str, tuple[int, ...]], set[tuple[int, ...]]] = {}
-        for n, shape in old.items():
-            kinds.setdefault((re.sub(r"\.\d+\.", ".*.", n), shape), set()).add(wanted[n])
-        even = all(len(new) == 1 for new in kinds.values())
-        values = {(a.path[inner:], a.name): a.new for a in plan.attributes}
-        return cls(module, wanted, values, frozenset(steps), even)
-
-    def numbers(self, config: object) -> list[Number] | None:
-        """Fields with which all comes out, found one by one; None if there are none."""
-        wrong, found = self._wrong(config), list[Number]()
-        for field, old, new in [*self._candidates(config), *self._unsaid(config)]:
-            if not wrong or any(field == known for known, _, _ in found):
-                continue
-            tried = copy.deepcopy(config)
-            try:
-                say(tried, field, new)
-            except Unsupported:
-                continue
-            left = self._wrong(tried)
-            if left is not None and wrong is not None and left < wrong:
-                config, wrong = tried, left
-                found.append((field, old, new))
-        return found if wrong is not None and not wrong else None
-
-    def _wrong(self, config: object) -> set[str] | None:
-        again = built(self.module, config)
-        if again is None:
-            return None
-        theirs = shapes(again)
-        if theirs.keys() != self.wanted.keys():
-            return None
-        modules = dict(again.named_modules())
-        wrong = {n for n in theirs if theirs[n] != self.wanted[n]}
-        for (path, name), value in self.values.items():
-            held = vars(modules[path]).get(name) if path in modules else None
-            held = tuple(held) if isinstance(held, list) else held
-            if held != value:
-                wrong.add(f"{path} {name}")
-        return wrong
-
-    def _candidates(self, config: object) -> Iterator[Number]:
-        for field, value in fields(config).items():
-            for old, new in sorted(self.steps):
-                if type(value) is type(old) and value == old:
-                    yield field, old, new
-
-    def _unsaid(self, config: object) -> Iterator[Number]:
-        """Fields that are None, so that a constructor takes the usual."""
-        if self.even:
-            for field, value in fields(config).items():
-                if value is None:
-                    yield from ((field, None, new) for _, new in sorted(self.steps))

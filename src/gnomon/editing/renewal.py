@@ -46,7 +46,7 @@ def check_kept(model: nn.Module, calls: Sequence[Call]) -> None:
 
 def _refuse_other_weights(model: nn.Module, modules: Mapping[str, nn.Module]) -> None:
     owned = owned_tensors(model)
-    recorder = Recorder(owned.values(), fake=False, keep=False)
+    recorder = Recorder(owned.values(), fake=None, keep=False)
     addresses = {name: t.data_ptr() for name, t in owned.items()}
     with recorder.running():
         for module in modules.values():

@@ -11,9 +11,11 @@ import re
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from gnomon.errors import Unsupported
 from gnomon.recording.tape import owned_tensors
@@ -169,12 +171,34 @@ def built(module: nn.Module, config: object) -> nn.Module | None:
     """A module of the same class of these settings alone, on `meta`; None if that fails."""
     made: Callable[..., object] = type(module)
     try:
-        with torch.device("meta"), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        with _Hollow(), torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            again = made(copy.deepcopy(config))
+            with torch.random.fork_rng(devices=[]):
+                again = made(copy.deepcopy(config))
     except Exception:  # whatever foreign code raises: it is not made from this alone
         return None
     return again if isinstance(again, nn.Module) else None
+
+
+class _Hollow(TorchFunctionMode):
+    """Skips what fills tensors on `meta` in place: initialising takes most of the time there."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in _FILLS or getattr(func, "__module__", "") == "torch.nn.init":
+            filled = args[0] if args else kwargs.get("tensor")
+            if isinstance(filled, Tensor) and filled.is_meta:
+                return filled
+        return func(*args, **kwargs)
+
+
+_FILLS = frozenset((Tensor.normal_, Tensor.uniform_, Tensor.zero_, Tensor.fill_, Tensor.erfinv_))
 
 
 def shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:

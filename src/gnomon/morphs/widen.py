@@ -14,8 +14,8 @@ from gnomon.analysis.groups import Group
 from gnomon.axes import resolve
 from gnomon.code.coupling import in_proportion, together
 from gnomon.code.trial import changed_scales
+from gnomon.code.wording import with_settings
 from gnomon.draw import Draw
-from gnomon.editing.describing import with_settings
 from gnomon.embedding import Embedding
 from gnomon.errors import CannotPreserve, GrowthError, Unsupported
 from gnomon.morphs.one_ended import one_ended
@@ -110,7 +110,7 @@ class Widen:
         with one_ended(subject, self.ends) as (ended, modules, notes):
             plan = self._plan(ended, seed)
         if not modules:
-            plan = with_settings(subject.model, plan)
+            plan = with_settings(subject.model, plan, subject.analysis, subject.calls)
         flops, _ = grown_flops(subject.analysis, {})
         return replace(
             plan,

@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from gnomon.opening.errors import CannotOpen
-from gnomon.opening.hollow import built
 from gnomon.opening.source import Source
+from gnomon.recording.hollow import built
 
 
 def factory_model(source: Source, *, hollow: bool) -> tuple[nn.Module, object]:

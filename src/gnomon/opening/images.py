@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from gnomon.opening.errors import CannotOpen, Offline
-from gnomon.opening.hollow import built
 from gnomon.opening.inputs import BATCH, Input
 from gnomon.opening.libraries import library
 from gnomon.opening.source import Source
+from gnomon.recording.hollow import built
 
 _SIDE = 224  # where nothing says otherwise
 

@@ -97,6 +97,8 @@ class Planner:
     def _names_at(self, name: str, dim: int) -> dict[Axis, str]:
         """The growing leaves, by what the readers in this dimension may see of them."""
         loud = {group for group, s in self.silences.items() if (name, dim) in s.loud}
+        if not loud:
+            return self._names
         return {leaf: _unread(g) if g in loud else g for leaf, g in self._names.items()}
 
     @cached_property
@@ -152,13 +154,17 @@ class Planner:
 
     def _is_tied(self, name: str, dim: int, whole: Form) -> bool:
         """Whether channels are both written and read here: then what writes them does both."""
-        tied = {g.name for g in self.analysis.groups if g.verdict == "tied"}
-        handles = self.analysis.context.dims[name]
-        writes = any(
-            u.name == name and u.role == "write" and u.axis is handles[dim]
-            for u in self.analysis.context.uses
-        )
-        return writes and whole.names() <= tied
+        handle = self.analysis.context.dims[name][dim]
+        return (name, handle) in self._written and whole.names() <= self._tied
+
+    @cached_property
+    def _written(self) -> set[tuple[str, Axis]]:
+        """The dimensions by which a tensor writes, as the tape names them."""
+        return {(u.name, u.axis) for u in self.analysis.context.uses if u.role == "write"}
+
+    @cached_property
+    def _tied(self) -> set[str]:
+        return {g.name for g in self.analysis.groups if g.verdict == "tied"}
 
     def _role(self, name: str, dim: int, whole: Form) -> Role:
         growing = whole.names()
@@ -187,9 +193,13 @@ class Planner:
 
     def _read_elsewhere(self, dims: list[DimEdit]) -> bool:
         """Whether every group in these dimensions has a parameter that reads it and can learn."""
+        return all(d.form.names() <= self._read_to_learn for d in dims)
+
+    @cached_property
+    def _read_to_learn(self) -> set[str]:
+        """The groups that a parameter reads."""
         learns = {name for name, _ in self.model.named_parameters(remove_duplicate=False)}
-        read = {g for (n, _, g), role in self._roles.items() if role == "read" and n in learns}
-        return all(d.form.names() <= read for d in dims)
+        return {g for (n, _, g), role in self._roles.items() if role == "read" and n in learns}
 
     def _notes(self) -> tuple[str, ...]:
         notes = []

@@ -13,7 +13,7 @@ import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -37,18 +37,33 @@ def path_of(cls: type) -> str:
 
 def describe(module: nn.Module) -> Spec:
     """The module as data; {"factory": its class path} if its arguments cannot be read back."""
-    spec = _described(module)
-    if spec is not None:
-        try:
-            own = {path_of(type(m)): partial(_itself, m) for m in module.modules()}
-            needed = {name: own[name] for name in factories_needed(spec)}
-            with torch.device("meta"):
-                again = build(spec, classes_of(module) | needed)
-        except (TypeError, ValueError, RuntimeError, AttributeError, BadCheckpoint):
-            spec = None
-        else:
-            spec = spec if _alike(module, again) else None
-    return {"factory": path_of(type(module))} if spec is None else spec
+    at_once = _described(module, _unchecked)
+    if _says_all(at_once, module):
+        return at_once
+    if any(True for _ in module.children()):  # some part of it may be what cannot be read back
+        part_by_part = _described(module, describe)
+        if _says_all(part_by_part, module):
+            return part_by_part
+    return {"factory": path_of(type(module))}
+
+
+def _unchecked(module: nn.Module) -> Spec:
+    """A part as data, not built to see whether that is all: whoever asked builds the whole."""
+    return _described(module, _unchecked) or {"factory": path_of(type(module))}
+
+
+def _says_all(spec: Spec | None, module: nn.Module) -> TypeGuard[Spec]:
+    """Whether the module comes out when it is built from what was said of it."""
+    if spec is None:
+        return False
+    try:
+        own = {path_of(type(m)): partial(_itself, m) for m in module.modules()}
+        needed = {name: own[name] for name in factories_needed(spec)}
+        with torch.device("meta"):
+            again = build(spec, classes_of(module) | needed)
+    except (TypeError, ValueError, RuntimeError, AttributeError, BadCheckpoint):
+        return False
+    return _alike(module, again)
 
 
 def _itself(module: nn.Module) -> nn.Module:
@@ -118,13 +133,14 @@ def _dtype(name: object) -> torch.dtype:
     return found
 
 
-def _described(module: nn.Module) -> Spec | None:
+def _described(module: nn.Module, part: Callable[[nn.Module], Spec]) -> Spec | None:
+    """What a constructor is to be given; `part` says it of the modules within."""
     spec: Spec = {"class": path_of(type(module)), "arguments": {}}
     dtypes = {str(p.dtype).partition(".")[2] for p in module.parameters() if p.is_floating_point()}
     if len(dtypes) == 1:
         spec["dtype"] = dtypes.pop()
     if isinstance(module, _CONTAINERS):
-        children = {name: describe(child) for name, child in module.named_children()}
+        children = {name: part(child) for name, child in module.named_children()}
         return spec | {"children": children} if type(module) in _CONTAINERS else None
     for name, parameter in inspect.signature(type(module)).parameters.items():
         if name in _NOT_KEPT or parameter.kind in (
@@ -133,27 +149,27 @@ def _described(module: nn.Module) -> Spec | None:
         ):
             continue
         try:
-            spec["arguments"][name] = _encoded(getattr(module, name), name)
+            spec["arguments"][name] = _encoded(getattr(module, name), name, part)
         except (AttributeError, TypeError):
             if parameter.default is parameter.empty:
                 return None
     return spec
 
 
-def _encoded(value: object, name: str) -> Any:
+def _encoded(value: object, name: str, part: Callable[[nn.Module], Spec]) -> Any:
     """A value in JSON; raises TypeError for what cannot be."""
     if isinstance(value, Tensor):
         if name not in ("bias", "weight"):
             raise TypeError(name)
         return True  # the constructor asks whether there is one
     if isinstance(value, nn.Module):
-        return {"module": describe(value)}
+        return {"module": part(value)}
     if isinstance(value, type) and issubclass(value, nn.Module):
         return {"type": path_of(value)}
     if isinstance(value, tuple):
-        return {"tuple": [_encoded(v, "") for v in value]}
+        return {"tuple": [_encoded(v, "", part) for v in value]}
     if isinstance(value, list):
-        return [_encoded(v, "") for v in value]
+        return [_encoded(v, "", part) for v in value]
     if not isinstance(value, _PLAIN):
         raise TypeError(name)
     return value

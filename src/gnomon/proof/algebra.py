@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,8 @@ from gnomon.planning.pieces import Piece, is_in_pieces, pieces
 from gnomon.planning.plan import Plan
 from gnomon.proof.turned_proof import turn_problem, turned_problem
 from gnomon.recording.tape import owned_tensors
+
+_CHUNK = 1 << 21  # entries that are worked on in float64 at a time: 16 MB
 
 
 def prove_algebra(model: nn.Module, plan: Plan, surgery: Surgery) -> None:
@@ -36,7 +38,10 @@ def prove_algebra(model: nn.Module, plan: Plan, surgery: Surgery) -> None:
             found = (_piece_problem(old, new, piece, plan) for piece in parts)
             problem = next(filter(None, found), "")
         else:
-            problem = _algebra(old, new, edit, plan.embedding)
+            grown = {d.dim for d in edit.dims}
+            parts_of = _chunks(new, edit.rescaled(old), grown)
+            found = (_algebra(kept, seen, edit, plan.embedding, old) for seen, kept in parts_of)
+            problem = next(filter(None, found), "")
         if problem:
             raise NotProved(f"'{edit.name}' does not satisfy the equation: {problem}")
 
@@ -45,13 +50,15 @@ def _piece_problem(old: Tensor, new: Tensor, piece: Piece, plan: Plan) -> str:
     now = piece.taken(new, piece.new)
     if piece.factor != 1:
         now = now.double() / piece.factor
-    return _algebra(piece.taken(old, piece.old), now, piece.edit, plan.embedding)
+    before = piece.taken(old, piece.old)
+    return _algebra(piece.edit.rescaled(before), now, piece.edit, plan.embedding, before)
 
 
 def _algebra(
-    old: Tensor, new: Tensor, edit: TensorEdit, embedding: Callable[..., Embedding]
+    kept: Tensor, new: Tensor, edit: TensorEdit, embedding: Callable[..., Embedding], old: Tensor
 ) -> str:
-    seen, kept = new, edit.rescaled(old)
+    """What does not hold of the old values `kept` and the new ones; old: all, for their size."""
+    seen = new
     for d in edit.dims:
         e = embedding(d.form)
         if d.role == "read":
@@ -70,17 +77,38 @@ def _algebra(
         if bool((representative[: e.old] < 0).any()):
             return f"an old channel is carried by none of the new ones along dimension {d.dim}"
         seen = seen.index_select(d.dim, representative[: e.old].to(new.device))
-    for d in edit.dims:
-        if d.role == "read":
-            seen, kept = (
-                _signals(seen, d.dim, embedding(d.form)),
-                _padded(kept, d.dim, embedding(d.form)),
-            )
+    read = [d for d in edit.dims if d.role == "read"]
+    if not read:
+        return _off(seen, kept, old)
+    for part, target in _chunks(seen, kept, {d.dim for d in read}):
+        for d in read:
+            e = embedding(d.form)
+            part, target = _signals(part, d.dim, e), _padded(target, d.dim, e)
+        problem = _off(part, target, old)
+        if problem:
+            return problem
+    return ""
+
+
+def _off(seen: Tensor, kept: Tensor, old: Tensor) -> str:
+    """By how much readers are off, or ''."""
     if torch.equal(seen.to(kept.dtype), kept):
         return ""
     error = float((seen.double() - kept.double()).abs().max())
     limit = 4 * torch.finfo(old.dtype).eps * float(old.abs().max().double())
     return "" if error <= limit else f"readers are off by {error:.1e}"
+
+
+def _chunks(seen: Tensor, kept: Tensor, dims: set[int]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Parts of both along another dimension than these, each small enough for float64."""
+    dim = next((i for i in range(seen.dim()) if i not in dims), None)
+    if dim is None or not seen.shape[dim]:
+        yield seen, kept
+        return
+    step = max(1, _CHUNK * seen.shape[dim] // max(1, seen.numel()))
+    for start in range(0, seen.shape[dim], step):
+        length = min(step, seen.shape[dim] - start)
+        yield seen.narrow(dim, start, length), kept.narrow(dim, start, length)
 
 
 def _signals(x: Tensor, dim: int, e: Embedding) -> Tensor:

@@ -19,7 +19,7 @@ from gnomon.proof.in_double import InDouble, double
 from gnomon.recording.tape import Call, Recording, owned_tensors, record
 
 # The old and the new model are also compared in float64 if its weights fit this many bytes.
-FLOAT64_BUDGET = 1 << 30
+FLOAT64_BUDGET = 1 << 29
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
 

@@ -136,7 +136,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self,
         parameters: Iterable[Tensor],
         *,
-        fake: bool,
+        fake: FakeTensorMode | None,
         keep: bool = True,
         on_op: Callable[[Op], None] | None = None,
     ) -> None:
@@ -158,6 +158,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
+        if func is _DEVICE and self._fake is not None:
+            return args[0].fake_device  # half of all calls; the long way gives the same
         kwargs = kwargs or {}
         name, is_mutable, is_random = _nature(func)
         if is_mutable and self._parameters:
@@ -166,7 +168,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if is_random:
             self.random.add(name)
             settled = None if self._fake else SETTLED.get(name)
-        out = settled(func, *args, **kwargs) if settled else func(*args, **kwargs)
+        if settled:
+            out = settled(func, *args, **kwargs)
+        else:
+            out = func(*(args if is_mutable else self._for_fake(args)), **kwargs)
         if not self._watched:
             return out
         several = out if isinstance(out, list | tuple) else (out,)
@@ -191,6 +196,16 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._stack += modules
         yield
         del self._stack[-len(modules) :]
+
+    def _for_fake(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The arguments, with fake parameters: what fake tensors give is cached only for fakes.
+
+        Other real tensors stay: those are numbers of the code, which it may ask for.
+        """
+        mode = self._fake
+        if mode is None:
+            return args
+        return tuple([mode.from_tensor(x) if _is_real_parameter(x) else x for x in args])
 
     def _save_overwritten(self, args: tuple[Any, ...]) -> None:
         first = args[:1]  # in-place operations write their first argument
@@ -229,6 +244,13 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Give parameters that were written on their numbers again."""
         for owner, saved in self._overwritten:
             owner.data.copy_(saved)
+
+
+def _is_real_parameter(value: object) -> bool:
+    return isinstance(value, nn.Parameter) and not isinstance(value, FakeTensor)
+
+
+_DEVICE = torch.ops.prim.device.default
 
 
 @functools.cache
@@ -310,20 +332,20 @@ def record(
         stack.enter_context(_quiet())
         torch.default_generator.manual_seed(0)  # (torch.manual_seed would reach every device)
         args, kwargs = clone_inputs(call)
-        if fake:
-            mode = FakeTensorMode(allow_non_fake_inputs=True)
+        mode = FakeTensorMode(allow_non_fake_inputs=True) if fake else None
+        if mode is not None:
             on_meta = any(p.is_meta for p in parameters)
             args, kwargs = pytree.tree_map_only(
                 Tensor, lambda x: mode.from_tensor(x.to("meta") if on_meta else x), (args, kwargs)
             )
             stack.enter_context(mode)
-        setting = Recorder(parameters, fake=fake, keep=False)
+        setting = Recorder(parameters, fake=mode, keep=False)
         stack.callback(setting.put_back)
         if training or any(module.training for module in model.modules()):
             with setting:  # some models merge weights when a mode is set
                 model.train(training)
         given = _tensors_only((args, kwargs))  # before the pass: it may take the inputs apart
-        recorder = Recorder(parameters, fake=fake, keep=keep, on_op=on_op)
+        recorder = Recorder(parameters, fake=mode, keep=keep, on_op=on_op)
         stack.enter_context(recorder.running())
         for module in () if training else keepers(model).values():
             with recorder.inside(model, module):  # what they keep is computed on the tape
