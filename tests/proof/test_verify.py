@@ -13,7 +13,7 @@ from contracts import tensors
 from gnomon.editing.surgery import Surgery
 from gnomon.ops.context import Context, Op
 from gnomon.planning import fill
-from gnomon.proof import verify
+from gnomon.proof import in_double, verify
 from gnomon.proof.algebra import prove_algebra
 from toys import TOYS
 
@@ -192,13 +192,14 @@ def test_a_plan_that_loses_an_old_channel_is_not_proved():
 
 def test_float64_copies_are_freed_at_once(monkeypatch):
     """Not by the next full collection: a growth would hold them all the while."""
-    made, double = [], verify._double
+    made, double = [], in_double.double
 
     def watched(x):
         made.append(weakref.ref(y := double(x)))
         return y
 
-    monkeypatch.setattr(verify, "_double", watched)
+    for module in (verify, in_double):
+        monkeypatch.setattr(module, "double", watched)
     spec = TOYS["resnet"]
     model = spec.model().float()
     gc.disable()
