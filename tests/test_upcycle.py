@@ -114,6 +114,15 @@ def test_the_function_stays_and_everything_learns(layer, experts, top_k):
     assert not dead(model, x)
 
 
+def test_a_layer_may_be_a_sequence_without_a_class_of_its_own():
+    model = Model(lambda: nn.Sequential(*Plain())).double()
+    x = torch.randn(4, 3, 5, dtype=torch.float64)
+    old = both(model, x)
+    gn.Grower(model, x).grow(gn.Upcycle("blocks.*.mlp"))
+    assert moved(old, model, x) < 1e-12 and not dead(model, x)
+    assert type(model.blocks[0]["mlp"]) is Upcycled
+
+
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)])
 def test_other_dtypes(dtype, limit):
     for layer in LAYERS:

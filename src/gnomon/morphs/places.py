@@ -70,7 +70,19 @@ def place_of(subject: Subject, after: str) -> Place:
 
 
 def find(model: nn.Module, path: str) -> nn.Module:
-    """The one module of this path that runs by itself. Raises NoSuchGroup or Unsupported."""
+    """The one layer of this path. Raises NoSuchGroup, Unsupported if shared or a container."""
+    module = named(model, path)
+    if type(module) is nn.Sequential or isinstance(module, _CONTAINERS):
+        inside = [f"{path}.{name}" for name in module._modules]
+        raise Unsupported(
+            f"'{path}' is a container, not a layer: name the module in it after which something "
+            f"is to run, such as '{inside[-1] if inside else path}'"
+        )
+    return module
+
+
+def named(model: nn.Module, path: str) -> nn.Module:
+    """The one module of this path, a container too. Raises NoSuchGroup, Unsupported if shared."""
     every = list(model.named_modules(remove_duplicate=False))
     module: nn.Module | None = dict(every).get(path)
     if module is None or module is model:
@@ -80,12 +92,6 @@ def find(model: nn.Module, path: str) -> nn.Module:
         raise Unsupported(
             f"'{path}' is shared: the same module is also '{shared[0]}', so what is put behind "
             f"one would run behind the other"
-        )
-    if type(module) is nn.Sequential or isinstance(module, _CONTAINERS):
-        inside = [f"{path}.{name}" for name in module._modules]
-        raise Unsupported(
-            f"'{path}' is a container, not a layer: name the module in it after which something "
-            f"is to run, such as '{inside[-1] if inside else path}'"
         )
     return module
 

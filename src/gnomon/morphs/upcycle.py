@@ -16,7 +16,7 @@ from gnomon.analysis.flops import flops_of
 from gnomon.blocks import Upcycled
 from gnomon.errors import CannotPreserve, GrowthError, NoSuchGroup, Unsupported
 from gnomon.morphs.factor import refuse_tied
-from gnomon.morphs.places import find, input_of, only_visit
+from gnomon.morphs.places import input_of, named, only_visit
 from gnomon.morphs.subject import Subject
 from gnomon.planning.edit import ModuleEdit
 from gnomon.planning.plan import Plan
@@ -111,7 +111,7 @@ class Upcycle:
         return list(dict.fromkeys(found))
 
     def _edit(self, subject: Subject, path: str) -> ModuleEdit:
-        module = find(subject.model, path)
+        module = named(subject.model, path)
         visit = only_visit(subject, module, path)
         x, y = input_of(visit), visit.output
         if not isinstance(y, Tensor) or y.shape[:-1] != x.shape[:-1] or not x.dim():
