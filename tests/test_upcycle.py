@@ -11,6 +11,7 @@ from torch import nn
 import gnomon as gn
 from contracts import answers, change, loss
 from gnomon.blocks import Upcycled
+from gnomon.models import CharGPT
 from untouched import bits
 
 
@@ -202,6 +203,23 @@ def test_the_same_plan_makes_the_same_experts():
     gn.Grower(one, x).grow(gn.Plan.from_json(plan.to_json()))
     gn.Grower(other, x).grow(gn.Upcycle("blocks.1.mlp"), seed=3)
     assert bits(one.state_dict()) == bits(other.state_dict())
+
+
+def test_attention_beside_experts_grows_on():
+    """Which rows an expert gets depends on weights, which a trial of shapes does not have."""
+    torch.manual_seed(0)
+    model, tokens = (
+        CharGPT(11, width=8, heads=2, hidden=16, block=8).double(),
+        torch.arange(10)[None],
+    )
+    tokens = tokens[:, :8]
+    grower, old = gn.Grower(model, tokens), both(model, tokens)
+    grower.grow(gn.Upcycle("blocks.*.feed"))
+    for where in ("blocks.0.attention.queries[0]", "blocks.1.attention.queries[1]"):
+        grower.grow(gn.Widen(where, by=2))
+    grower.grow(gn.Widen("*", by=2, rule=gn.Net2Net()))
+    assert moved(old, model, tokens) < 1e-12
+    assert all(name.endswith("keys.bias") for name in dead(model, tokens)), "softmax ignores these"
 
 
 def test_a_mixture_grows_on():
