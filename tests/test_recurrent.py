@@ -73,15 +73,15 @@ def test_twins_are_equal_in_all_four_gates_and_read_with_opposite_signs():
     assert torch.equal(again[:, :6, 6], -again[:, :6, 7]) and again[:, :6, 6].abs().min() > 0
 
 
-def test_a_learned_first_state_grows_along():
-    """Not where torch multiplies it by weights as any other parameter: that is refused."""
-    model, x = toy("lstm", True).model(torch.float32), toy("lstm", True).example(torch.float32)
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+def test_a_learned_first_state_grows_along(dtype, limit):
+    """In float64 it is multiplied by weights as any other parameter: it writes, they read."""
+    model, x = toy("lstm", True).model(dtype), toy("lstm", True).example(dtype)
     old = answers(model, x, False)
     gn.Grower(model, x).grow(gn.Widen("body", add=2))
-    assert change(old, answers(model, x, False)) <= 1e-5 and model.first.shape == (1, 1, 8)
-    model, x = toy("lstm", True).model(), toy("lstm", True).example()
-    with pytest.raises(gn.Unsupported, match="a weight computed from parameters in 'body'"):
-        gn.Grower(model, x).grow(gn.Widen("body", add=2))
+    assert change(old, answers(model, x, False)) <= limit and model.first.shape == (1, 1, 8)
+    loss(model.train(), x).backward()
+    assert bool(model.first.grad[..., 6:].any())
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -92,3 +92,30 @@ def test_zero_writers_are_refused_behind_gates(dtype):
     with pytest.raises(gn.CannotPreserve, match="'body'"):
         gn.Grower(model, x).grow(gn.Widen("body", add=2, rule=gn.NetMorph(zero="writers")))
     assert bits(model.state_dict()) == before
+
+
+class Stepping(nn.Module):
+    """A cell in a loop; the module around it reads the width of the first state from the cell."""
+
+    def __init__(self, cell):
+        super().__init__()
+        self.cell, self.head = cell, nn.Linear(6, 2)
+
+    def forward(self, x):
+        h = x.new_zeros(len(x), self.cell.hidden_size)
+        for step in x.unbind(1):
+            h = self.cell(step, h)
+        return self.head(h)
+
+
+@pytest.mark.parametrize("rule", AMOUNTS)
+@pytest.mark.parametrize("cell", [nn.GRUCell, nn.RNNCell])
+def test_a_cell_says_its_new_width_to_the_module_that_runs_it(cell, rule):
+    how, amount = AMOUNTS[rule]
+    spec = Toy(lambda: Stepping(cell(3, 6)), noise(5, 4, 3))
+    model, x = spec.model(), spec.example()
+    old = answers(model, x, True)
+    for _ in range(2):
+        gn.Grower(model, x).grow(gn.Widen("cell", rule=how, **amount))
+    assert change(old, answers(model, x, True)) <= 1e-12
+    assert model.cell.hidden_size == model.cell.weight_hh.shape[1] == model.head.in_features > 6

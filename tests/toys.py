@@ -129,6 +129,7 @@ TOYS: dict[str, Toy] = {
     "attention_summed": Toy(attention.Summed, lambda draw: (tokens(draw), noise(2, 3, 4)(draw))),
     "attention_rotary": Toy(attention.Rotary, tokens),
     "attention_table": Toy(attention.TableOfHeads, tokens),
+    "attention_latents": Toy(attention.Latents, tokens),
     "encoder": Toy(attention.encoder, tokens),
     "experts_loop": Toy(lambda: mixtures.Mixture(mixtures.Loop()), many),
     "experts_everyone": Toy(lambda: mixtures.Mixture(mixtures.Everyone()), many),
