@@ -299,6 +299,18 @@ def folds(t: Context, op: Op) -> None:
     t.give(y, [axes[0], channels, *[t.fixed(n, "a position") for n in t.shape(y)[2:]]])
 
 
+def gains_two_parts(t: Context, op: Op) -> None:
+    """view_as_real: a last dimension of real and imaginary parts."""
+    _rearranged(t, op, [*t.axes(op.args[0]), t.fixed(2, "real and imaginary parts")])
+
+
+def joins_two_parts(t: Context, op: Op) -> None:
+    """view_as_complex."""
+    *axes, parts = t.axes(op.args[0])
+    t.fix(parts, "real and imaginary parts")
+    _rearranged(t, op, axes)
+
+
 def _fix_positions(t: Context, axes: Sequence[Axis]) -> None:
     for axis in axes:
         t.fix(axis, "a position")
@@ -323,6 +335,8 @@ TABLE: Table = (
         ("index_add", "index_add_", "scatter_add", "scatter_add_", "gather"), rows_are_collected
     )
     | {
+        "view_as_real": gains_two_parts,
+        "view_as_complex": joins_two_parts,
         "permute": is_permuted,
         "expand": is_expanded,
         "repeat": is_repeated,
