@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from gnomon.axes import Axis, Misfit, resolve, unify
 
 Role = Literal["write", "follow", "read"]
-Fill = Literal["draw", "mean", "statistic", "zero"]
+Fill = Literal["draw", "mean", "statistic", "zero", "copied"]
 Kind = Literal["mixed", "fixed", "uniform", "zero"]
 
 _LISTS = (list, tuple)
