@@ -23,11 +23,22 @@ def is_viewed(t: Context, op: Op) -> None:
     try:
         axes = regroup(t.axes(x), list(t.shape(y)))
     except (Misfit, IndexError):
-        axes = [Axis(size) for size in t.shape(y)]
-        for axis in (*t.axes(x), *axes):
-            t.mixed(axis, "a reshape that cuts across it")
+        axes = _outside_of_a_cut(t, t.axes(x), t.shape(y))
     t.give(y, axes)
     t.views(y, x)
+
+
+def _outside_of_a_cut(t: Context, own: Sequence[Axis], sizes: Sequence[int]) -> list[Axis]:
+    """First and last dimensions of the same sizes stay what they are; what is between is mixed."""
+    pairs = list(zip((resolve(a).size for a in own), sizes, strict=False))
+    head = next((i for i, (a, b) in enumerate(pairs) if a != b), len(pairs))
+    ends = zip((resolve(a).size for a in reversed(own)), reversed(sizes), strict=False)
+    tail = next((i for i, (a, b) in enumerate(ends) if a != b), len(pairs))
+    tail = min(tail, len(own) - head, len(sizes) - head)
+    made = [Axis(size) for size in sizes[head : len(sizes) - tail]]
+    for axis in (*own[head : len(own) - tail], *made):
+        t.mixed(axis, "a reshape that cuts across it")
+    return [*own[:head], *made, *own[len(own) - tail :]]
 
 
 def _rearranged(t: Context, op: Op, axes: Sequence[Axis]) -> None:
