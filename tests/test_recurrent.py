@@ -119,3 +119,41 @@ def test_a_cell_says_its_new_width_to_the_module_that_runs_it(cell, rule):
         gn.Grower(model, x).grow(gn.Widen("cell", rule=how, **amount))
     assert change(old, answers(model, x, True)) <= 1e-12
     assert model.cell.hidden_size == model.cell.weight_hh.shape[1] == model.head.in_features > 6
+
+
+class Packed(nn.Module):
+    """Sentences of several lengths, packed, run and padded again."""
+
+    def __init__(self, body):
+        super().__init__()
+        self.words, self.body = nn.Embedding(9, 5), body
+        self.every, self.last = nn.Linear(6, 3), nn.Linear(6, 2)
+
+    def forward(self, words, lengths):
+        packed = nn.utils.rnn.pack_padded_sequence(
+            self.words(words), lengths, batch_first=True, enforce_sorted=False
+        )
+        out, state = self.body(packed)
+        out, _ = nn.utils.rnn.pad_packed_sequence(out, batch_first=True)
+        state = state[0] if isinstance(state, tuple) else state
+        return self.every(out), self.last(state[-1])
+
+
+def sentences(draw):
+    return torch.randint(0, 9, (3, 7), generator=draw), torch.tensor([7, 3, 5])
+
+
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("rule", AMOUNTS)
+@pytest.mark.parametrize("cell", [nn.LSTM, nn.GRU])
+def test_packed_sequences_keep_their_channels(cell, rule, dtype, limit):
+    how, amount = AMOUNTS[rule]
+    spec = Toy(lambda: Packed(cell(5, 6, 2, batch_first=True)), sentences)
+    model, x = spec.model(dtype), spec.example(dtype)
+    old = [answers(model, x, mode) for mode in (False, True)]
+    for where in ("words", "body", "words"):
+        gn.Grower(model, x).grow(gn.Widen(where, rule=how, **amount))
+    for mode in (False, True):
+        assert change(old[mode], answers(model, x, mode)) <= limit
+    loss(model, x).backward()
+    assert model.body.hidden_size > 6 and all(bool(p.grad.any()) for p in model.parameters())
