@@ -199,3 +199,15 @@ class EinsumStream(nn.Module):
         x = torch.einsum("bnc,cd->bnd", x, self.enter)
         x = x + torch.einsum("bnd,de->bne", x, self.inner).tanh()
         return torch.einsum("bnd,dk->bk", x, self.head)
+
+
+class Bilinear(nn.Module):
+    """A weight that reads two signals, each along a dimension of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.left, self.right = nn.Linear(3, 5), nn.Linear(2, 4)
+        self.both, self.head = nn.Bilinear(5, 4, 6), nn.Linear(6, 2)
+
+    def forward(self, x, y):
+        return self.head(self.both(self.left(x).tanh(), self.right(y).tanh()).tanh())

@@ -116,6 +116,7 @@ TOYS: dict[str, Toy] = {
     "einsum_stream": Toy(vectors.EinsumStream, noise(2, 4, 3)),
     "factored": Toy(vectors.Factored, vector),
     "masked": Toy(vectors.Masked, noise(5, 4)),
+    "bilinear": Toy(vectors.Bilinear, lambda draw: (vector(draw), noise(5, 2)(draw))),
     "batched_product": Toy(vectors.BatchedProduct, noise(4, 2, 3)),
     "named": Toy(vectors.Named, lambda draw: {"x": vector(draw), "scale": vector(draw)}),
     "positions": Toy(vectors.Positions, noise(2, 4, 3)),
