@@ -12,6 +12,7 @@ import toy_attention as attention
 from contracts import answers, change
 from gnomon.axes import resolve
 from toys import TOYS, Toy, noise
+from untouched import refused
 
 tokens = noise(2, 4, 5)
 
@@ -364,3 +365,22 @@ def test_growing_width_then_heads_then_width_again_keeps_the_function():
 
 def test_attention_of_the_toys_is_not_left_out():
     assert attention.split_heads(torch.zeros(2, 3, 8), 4).shape == (2, 4, 3, 2)
+
+
+class Rounded(nn.Module):
+    """Keys are rounded down to steps before they meet the queries."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.k = nn.Linear(3, 6), nn.Linear(3, 6)
+
+    def forward(self, x):
+        return self.q(x).tanh() @ torch.div(self.k(x), 0.5, rounding_mode="floor").T
+
+
+def test_a_division_that_rounds_is_no_way_to_the_weights():
+    """floor(b) + floor(-b) is -1, so signs do not pass; tanh on the other side passes none."""
+    torch.manual_seed(0)
+    model, x = Rounded(), torch.randn(4, 3)
+    with refused(gn.Unsupported, "'q'", "div rounds on the way", of=model):
+        gn.Grower(model, x).grow(gn.Widen("q", add=2))

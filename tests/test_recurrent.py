@@ -73,15 +73,15 @@ def test_twins_are_equal_in_all_four_gates_and_read_with_opposite_signs():
     assert torch.equal(again[:, :6, 6], -again[:, :6, 7]) and again[:, :6, 6].abs().min() > 0
 
 
-def test_a_learned_first_state_grows_along():
-    """Not where torch multiplies it by weights as any other parameter: that is refused."""
-    model, x = toy("lstm", True).model(torch.float32), toy("lstm", True).example(torch.float32)
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+def test_a_learned_first_state_grows_along(dtype, limit):
+    """In float64 it is multiplied by weights as any other parameter: it writes, they read."""
+    model, x = toy("lstm", True).model(dtype), toy("lstm", True).example(dtype)
     old = answers(model, x, False)
     gn.Grower(model, x).grow(gn.Widen("body", add=2))
-    assert change(old, answers(model, x, False)) <= 1e-5 and model.first.shape == (1, 1, 8)
-    model, x = toy("lstm", True).model(), toy("lstm", True).example()
-    with pytest.raises(gn.Unsupported, match="a weight computed from parameters in 'body'"):
-        gn.Grower(model, x).grow(gn.Widen("body", add=2))
+    assert change(old, answers(model, x, False)) <= limit and model.first.shape == (1, 1, 8)
+    loss(model.train(), x).backward()
+    assert bool(model.first.grad[..., 6:].any())
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -92,3 +92,68 @@ def test_zero_writers_are_refused_behind_gates(dtype):
     with pytest.raises(gn.CannotPreserve, match="'body'"):
         gn.Grower(model, x).grow(gn.Widen("body", add=2, rule=gn.NetMorph(zero="writers")))
     assert bits(model.state_dict()) == before
+
+
+class Stepping(nn.Module):
+    """A cell in a loop; the module around it reads the width of the first state from the cell."""
+
+    def __init__(self, cell):
+        super().__init__()
+        self.cell, self.head = cell, nn.Linear(6, 2)
+
+    def forward(self, x):
+        h = x.new_zeros(len(x), self.cell.hidden_size)
+        for step in x.unbind(1):
+            h = self.cell(step, h)
+        return self.head(h)
+
+
+@pytest.mark.parametrize("rule", AMOUNTS)
+@pytest.mark.parametrize("cell", [nn.GRUCell, nn.RNNCell])
+def test_a_cell_says_its_new_width_to_the_module_that_runs_it(cell, rule):
+    how, amount = AMOUNTS[rule]
+    spec = Toy(lambda: Stepping(cell(3, 6)), noise(5, 4, 3))
+    model, x = spec.model(), spec.example()
+    old = answers(model, x, True)
+    for _ in range(2):
+        gn.Grower(model, x).grow(gn.Widen("cell", rule=how, **amount))
+    assert change(old, answers(model, x, True)) <= 1e-12
+    assert model.cell.hidden_size == model.cell.weight_hh.shape[1] == model.head.in_features > 6
+
+
+class Packed(nn.Module):
+    """Sentences of several lengths, packed, run and padded again."""
+
+    def __init__(self, body):
+        super().__init__()
+        self.words, self.body = nn.Embedding(9, 5), body
+        self.every, self.last = nn.Linear(6, 3), nn.Linear(6, 2)
+
+    def forward(self, words, lengths):
+        packed = nn.utils.rnn.pack_padded_sequence(
+            self.words(words), lengths, batch_first=True, enforce_sorted=False
+        )
+        out, state = self.body(packed)
+        out, _ = nn.utils.rnn.pad_packed_sequence(out, batch_first=True)
+        state = state[0] if isinstance(state, tuple) else state
+        return self.every(out), self.last(state[-1])
+
+
+def sentences(draw):
+    return torch.randint(0, 9, (3, 7), generator=draw), torch.tensor([7, 3, 5])
+
+
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("rule", AMOUNTS)
+@pytest.mark.parametrize("cell", [nn.LSTM, nn.GRU])
+def test_packed_sequences_keep_their_channels(cell, rule, dtype, limit):
+    how, amount = AMOUNTS[rule]
+    spec = Toy(lambda: Packed(cell(5, 6, 2, batch_first=True)), sentences)
+    model, x = spec.model(dtype), spec.example(dtype)
+    old = [answers(model, x, mode) for mode in (False, True)]
+    for where in ("words", "body", "words"):
+        gn.Grower(model, x).grow(gn.Widen(where, rule=how, **amount))
+    for mode in (False, True):
+        assert change(old[mode], answers(model, x, mode)) <= limit
+    loss(model, x).backward()
+    assert model.body.hidden_size > 6 and all(bool(p.grad.any()) for p in model.parameters())

@@ -228,3 +228,13 @@ def test_a_prefix_grows_through_a_channel_shuffle_by_one_of_the_factors():
     assert [(w.old, w.new) for w in stem] == [(8, 16)]
     gn.Grower(model, x).grow(plan)
     assert (model(x) - old).abs().max() <= 1e-12 * old.abs().max()
+
+
+@pytest.mark.parametrize("rule", [gn.R2R(), gn.NetMorph(), gn.Net2Net(), gn.Hybrid()])
+def test_a_mask_grows_by_copies_of_its_own_entries(rule):
+    """Zeros would switch the new channels off for ever, and noise would be no mask."""
+    model, x = TOYS["masked"].model(), TOYS["masked"].example()
+    gn.Grower(model, x).grow(gn.Widen(["layers.0", "layers.1"], by=2, rule=rule))
+    for layer in model.layers:
+        assert set(layer.mask.flatten().tolist()) == {0.0, 1.0}
+    assert bool(model.layers[0].mask[6:].any(1).all() and model.layers[2].mask[:, 5:].any())

@@ -205,3 +205,23 @@ class NormedRotary(Rotary):
         q, k = self.turned(self.q_norm(q)), self.turned(self.k_norm(k))
         mixed = F.scaled_dot_product_attention(q, k, v, scale=0.5)
         return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+class Latents(nn.Module):
+    """Learned latents ask, tokens answer: queries are computed from parameters alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.head_dim = 3
+        self.latents = nn.Parameter(torch.randn(3, 5))
+        self.q, self.k, self.v = nn.Linear(5, 6), nn.Linear(5, 6), nn.Linear(5, 6)
+        self.out, self.head = nn.Linear(6, 5), nn.Linear(5, 2)
+
+    def forward(self, x):
+        latents = self.latents.expand(len(x), -1, -1)
+        q, k, v = (
+            f(y).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+            for f, y in ((self.q, latents), (self.k, x), (self.v, x))
+        )
+        weights = (q @ k.mT / math.sqrt(self.head_dim)).softmax(-1)
+        return self.head(latents + self.out((weights @ v).transpose(1, 2).flatten(2)))

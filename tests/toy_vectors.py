@@ -157,3 +157,57 @@ class TwoPaths(nn.Module):
     def forward(self, x, odd=False):
         hidden = F.silu(self.enter(x))
         return self.head(F.silu(self.odd(hidden) if odd else self.even(hidden)))
+
+
+class Masked(nn.Module):
+    """Weights times masks that say which inputs an output may see, as in MADE."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(4, 6), nn.Linear(6, 5), nn.Linear(5, 4)])
+        for layer in self.layers:
+            layer.register_buffer("mask", torch.ones_like(layer.weight).tril())
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = F.linear(x, layer.weight * layer.mask, layer.bias)
+            x = x if layer is self.layers[-1] else torch.tanh(x)
+        return x
+
+
+class Factored(nn.Module):
+    """The weight in the middle is computed: a product of two."""
+
+    def __init__(self):
+        super().__init__()
+        self.enter, self.head = nn.Linear(3, 6), nn.Linear(5, 2)
+        self.left, self.right = nn.Parameter(torch.randn(5, 4)), nn.Parameter(torch.randn(4, 6))
+
+    def forward(self, x):
+        return self.head(torch.tanh(F.linear(self.enter(x), self.left @ self.right)))
+
+
+class EinsumStream(nn.Module):
+    """Square weights on a stream, by einsum."""
+
+    def __init__(self):
+        super().__init__()
+        self.enter, self.inner = nn.Parameter(torch.randn(3, 5)), nn.Parameter(torch.randn(5, 5))
+        self.head = nn.Parameter(torch.randn(5, 2))
+
+    def forward(self, x):
+        x = torch.einsum("bnc,cd->bnd", x, self.enter)
+        x = x + torch.einsum("bnd,de->bne", x, self.inner).tanh()
+        return torch.einsum("bnd,dk->bk", x, self.head)
+
+
+class Bilinear(nn.Module):
+    """A weight that reads two signals, each along a dimension of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.left, self.right = nn.Linear(3, 5), nn.Linear(2, 4)
+        self.both, self.head = nn.Bilinear(5, 4, 6), nn.Linear(6, 2)
+
+    def forward(self, x, y):
+        return self.head(self.both(self.left(x).tanh(), self.right(y).tanh()).tanh())

@@ -239,12 +239,16 @@ def _unify_products(left: Axis, right: Axis) -> None:
 def regroup(dims: Sequence[Axis], sizes: Sequence[int]) -> list[Axis]:
     """The axes of a view: `dims` read in row-major order under another shape.
 
-    Raises Misfit if the new shape cuts across an axis.
+    A dimension that stays whole stays the same object: of a square weight whose two axes became one
+    it says which of the two it is. Raises Misfit if the new shape cuts across an axis.
     """
-    rest, found = [factor for axis in dims for factor in factors(axis)], []
+    rest: list[Axis] = []
+    found: list[Axis] = []
+    for axis in dims:
+        rest += factors(axis) if resolve(axis).kind == "product" or axis.size == 1 else [axis]
     for size in sizes:
         taken, rest = _take(rest, size)
-        found.append(product(taken))
+        found.append(taken[0] if len(taken) == 1 else product(taken))
     return found
 
 

@@ -226,3 +226,27 @@ def test_the_equation_is_proved_in_parts_of_any_size(toy, monkeypatch):
             tensors(model)[edit.name].zero_()
         tensors(model)[read].flatten()[-1] = 1.0
         prove_algebra(model, plan, surgery)
+
+
+class Half(nn.Module):
+    """A norm that computes in float32 whatever the model's dtype, as in most language models."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.gain = nn.Embedding(9, 6), nn.Parameter(torch.rand(6) + 0.5)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, words):
+        x = self.words(words)
+        y = x.float()
+        y = y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + 1e-6)
+        return self.head(self.gain * y.to(x.dtype))
+
+
+def test_a_float64_model_that_computes_in_less_is_told_to_grow_in_float32():
+    torch.manual_seed(0)
+    model, x = Half().double(), torch.randint(0, 9, (5, 4))
+    wanted = gn.Widen("words", by=3, rule=gn.Net2Net())
+    with pytest.raises(gn.NotProved, match=r"computes in less \(_to_copy in Half\).*in float32"):
+        gn.Grower(model, x).grow(wanted)
+    assert gn.Grower(model.float(), x).grow(wanted).largest_change < 1e-6

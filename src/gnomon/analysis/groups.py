@@ -260,7 +260,10 @@ def fill_of(t: Context, name: str, roles: Iterable[Role], tensor: Tensor) -> Fil
         return t.fills[name]
     vector = tensor.numel() == max(tensor.shape)
     learns = isinstance(tensor, nn.Parameter)
-    return "mean" if vector and (set(roles) == {"follow"} or not learns) else "draw"
+    follows = set(roles) == {"follow"}
+    if follows and not vector and not learns:
+        return "copied"  # a mask of zeros, or of noise, would be neither alive nor a mask
+    return "mean" if vector and (follows or not learns) else "draw"
 
 
 def table(model: nn.Module, analysis: Analysis) -> str:

@@ -10,6 +10,7 @@ from gnomon.axes import Axis, leaves
 from gnomon.ops.context import Context, Op
 
 _SOFTMAX = ("_softmax", "_safe_softmax")
+_MATRIX = 2
 _CARRIES = frozenset(
     "view _unsafe_view reshape unsqueeze squeeze expand clone alias detach _to_copy mul div where "
     "native_dropout bernoulli_ dropout transpose permute masked_fill nan_to_num".split()
@@ -23,7 +24,7 @@ def kinds(t: Context, tapes: Iterable[Sequence[Op]], linked: Container[Axis]) ->
         weighted = _weighted(ops)
         for op in ops:
             product = t.product_of.get(id(op))
-            if product is None:
+            if product is None or any(_is_weight(t, x) for x in (product.left, product.right)):
                 continue
             left, right = t.axes(product.left), t.axes(product.right)
             if id(product.left) in weighted:
@@ -37,6 +38,11 @@ def kinds(t: Context, tapes: Iterable[Sequence[Op]], linked: Container[Axis]) ->
                         for head in leaves(axis):
                             found.setdefault(head, "heads")
     return found
+
+
+def _is_weight(t: Context, x: Tensor) -> bool:
+    """Whether a factor is a matrix computed from parameters: a layer, and no attention."""
+    return t.is_constant(x) and len(t.axes(x)) == _MATRIX
 
 
 def grouped(heads: Mapping[str, frozenset[str]]) -> dict[str, str]:

@@ -70,7 +70,12 @@ def links(t: Context, tapes: Iterable[Sequence[Op]]) -> dict[Axis, Link]:
                     t.events.append(Event("uniform", leaf, _NORMED, products[0].where))
                 break
         else:
-            t.mixed_in(leaf, f"a product of two activations ({problem})", products[0].where)
+            first = products[0]
+            computed = t.is_constant(first.left) or t.is_constant(first.right)
+            what = (
+                "a weight computed from parameters" if computed else "a product of two activations"
+            )
+            t.mixed_in(leaf, f"{what} ({problem})", first.where)
     return found
 
 

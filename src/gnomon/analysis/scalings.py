@@ -11,12 +11,17 @@ SCALES = frozenset(("mul", "div", "mul_", "div_"))
 
 def factor_of(op: Op) -> float | None:
     """The one number that an operation multiplies or divides by, if that is all it does."""
-    if op.name not in SCALES:
+    if op.name not in SCALES or rounds(op):
         return None
     numbers = [a for a in op.args if type(a) in (int, float)]
     if len(op.tensors()) != 1 or len(numbers) != 1 or not numbers[0]:
         return None
     return float(numbers[0])
+
+
+def rounds(op: Op) -> bool:
+    """Whether a division rounds: floor(b) + floor(-b) is not 0."""
+    return op.kwargs.get("rounding_mode") is not None
 
 
 def scale_of(op: Op) -> float:

@@ -338,7 +338,7 @@ LINEAR_OVER_POSITIONS = (
     "adaptive_avg_pool1d adaptive_avg_pool2d upsample_nearest1d upsample_nearest2d "
     "upsample_nearest3d upsample_linear1d upsample_bilinear2d upsample_bicubic2d "
     "_upsample_bilinear2d_aa _upsample_bicubic2d_aa reflection_pad1d reflection_pad2d "
-    "replication_pad1d replication_pad2d"
+    "replication_pad1d replication_pad2d _fft_r2c _fft_c2r _fft_c2c"
 ).split()
 _ZERO_OVER_POSITIONS = (
     "amax amin max min max_pool1d max_pool2d_with_indices max_pool3d_with_indices "

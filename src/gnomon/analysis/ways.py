@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from gnomon.analysis.scalings import SCALES, factor_of
+from gnomon.analysis.scalings import SCALES, factor_of, rounds
 from gnomon.axes import Axis, leaves, resolve
 from gnomon.ops.context import Context, Op
 
@@ -199,6 +199,8 @@ class Ways:
             if len(signals) != 1:
                 raise Lost("two activations, or one and a computed gain, are multiplied on the way")
             return [(signals[0], (), False)]
+        if rounds(op):
+            raise Lost(f"{name} rounds on the way")
         if name in SCALES and self._others_lack(op, leaf):
             holding = [y for y in op.tensors() if self.holds(y, leaf)]
             if name.startswith("div") and holding and holding[0] is not x:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from gnomon.axes import Axis, Misfit, resolve, unify
 
 Role = Literal["write", "follow", "read"]
-Fill = Literal["draw", "mean", "statistic", "zero"]
+Fill = Literal["draw", "mean", "statistic", "zero", "copied"]
 Kind = Literal["mixed", "fixed", "uniform", "zero"]
 
 _LISTS = (list, tuple)
@@ -280,19 +280,17 @@ class Context:
         """`axis` of x is summed against `weight_axis` of a parameter, which reads it."""
         if self.stored(weight) is None and self.stored(x) is not None:
             x, weight, axis, weight_axis = weight, x, weight_axis, axis
-        if self.stored(weight) is None or self.stored(x) is not None:
-            if (
-                self.op is None
-                or {id(x), id(weight)} & self._computed
-                or self.stored(x) is not None
-            ):
-                self.mixed(axis, "a weight computed from parameters")
-                self.mixed(weight_axis, "a weight computed from parameters")
-                return
+        if self.stored(weight) is None:
+            assert self.op is not None
             product = Product(self.op, x, weight, axis, self.where)
             self.products.append(product)
             self.product_of[id(self.op)] = product
             return
+        if self.stored(x) == self.stored(weight):
+            self.mixed(axis, "a product of a parameter with itself")
+            self.mixed(weight_axis, "a product of a parameter with itself")
+            return
+        self.use(x, "write")  # if it is a parameter: latents, queries, a learned first state
         self.use(weight, "read", [weight_axis])
         others = [a for a in self.axes(weight) if a is not weight_axis]
         if others:

@@ -80,6 +80,32 @@ def convolves(t: Context, op: Op) -> None:
     t.give(op.outputs[0], [*t.axes(x)[: -spatial - 1], out, *positions])
 
 
+def multiplies_three(t: Context, op: Op) -> None:
+    """_trilinear, as nn.Bilinear calls it: x (B, i), weight (o, i, j), y (B, j) -> (B, o)."""
+    tensors, expansions = op.args[:3], op.args[3:6]
+    weight = tensors[1]
+    if t.stored(weight) is None or any(t.stored(x) is not None for x in (tensors[0], tensors[2])):
+        raise Misfit(f"no rule for {op.name} of these")
+    expanded = []
+    for x, dims in zip(tensors, expansions, strict=True):
+        axes: list[Axis | None] = list(t.axes(x))
+        for dim in sorted(dims):
+            axes.insert(dim, None)
+        expanded.append(axes)
+    out: list[Axis] = []
+    for dim, along in enumerate(zip(*expanded, strict=True)):
+        present = [axis for axis in along if axis is not None]
+        for axis in present[1:]:
+            t.tie(present[0], axis)
+        own = expanded[1][dim]
+        summed = dim in op.args[6]
+        if own is not None:
+            t.use(weight, "read" if summed else "write", [own])
+        if not summed:
+            out.append(present[0])
+    t.give(op.outputs[0], out)
+
+
 def looks_up(t: Context, op: Op) -> None:
     """embedding: rows are picked, columns are written."""
     table, index = op.args[:2]
@@ -93,5 +119,5 @@ TABLE: Table = (
     | dict.fromkeys(("mv", "dot"), multiplies_a_vector)
     | dict.fromkeys(("addmm", "baddbmm"), multiplies_and_adds)
     | dict.fromkeys(("convolution", "_convolution", "convolution_overrideable"), convolves)
-    | {"embedding": looks_up}
+    | {"embedding": looks_up, "_trilinear": multiplies_three}
 )

@@ -132,7 +132,9 @@ def is_restrided(t: Context, op: Op) -> None:
 
 
 # Pointwise operations that PyTorch does not tag as such.
-_UNTAGGED = "hardswish hardswish_ threshold_ special_erf floor_divide prelu _prelu_kernel".split()
+_UNTAGGED = (
+    "hardswish hardswish_ threshold_ special_erf floor_divide prelu _prelu_kernel complex polar"
+).split()
 
 TABLE: Table = (
     dict.fromkeys(_SAME, stays_itself)

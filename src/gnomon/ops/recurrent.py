@@ -42,4 +42,28 @@ def runs_an_lstm(t: Context, op: Op) -> None:
         t.give(last, [batch, hidden])
 
 
-TABLE: Table = {"mkldnn_rnn_layer": runs_an_lstm}
+def packs_sequences(t: Context, op: Op) -> None:
+    """_pack_padded_sequence: (B, T, ...) -> (all steps, ...), and how many are at each step."""
+    x, y = op.args[0], op.outputs[0]
+    for axis in t.axes(x)[:2]:
+        t.fix(axis, "a position")
+    t.give(y, [t.fixed(t.shape(y)[0], "a position"), *t.axes(x)[2:]])
+    t.give(op.outputs[1], [t.fixed(n, "a position") for n in t.shape(op.outputs[1])])
+
+
+def pads_sequences(t: Context, op: Op) -> None:
+    """_pad_packed_sequence: (all steps, ...) -> (B, T, ...), one number where there is no step."""
+    x, y = op.args[0], op.outputs[0]
+    steps, *channels = t.axes(x)
+    t.fix(steps, "a position")
+    if op.argument(3, "padding_value", 0):
+        t.no_zeros(channels, op.name)
+    t.give(y, [*[t.fixed(n, "a position") for n in t.shape(y)[:2]], *channels])
+    t.give(op.outputs[1], [t.fixed(n, "a position") for n in t.shape(op.outputs[1])])
+
+
+TABLE: Table = {
+    "mkldnn_rnn_layer": runs_an_lstm,
+    "_pack_padded_sequence": packs_sequences,
+    "_pad_packed_sequence": pads_sequences,
+}

@@ -79,8 +79,20 @@ _ALONG = (
     "_softmax _safe_softmax _log_softmax cumsum cumprod logcumsumexp roll flip sort topk tril triu"
 ).split()
 
+
+def is_transformed(t: Context, op: Op) -> None:
+    """fft: a linear map of the positions along its dimensions, channel by channel."""
+    x, y = op.args[0], op.outputs[0]
+    axes = list(t.axes(x))
+    for dim in _dims(op, len(axes), 1):
+        t.mixed(axes[dim], f"{op.name} over the axis")
+        axes[dim] = t.fixed(t.shape(y)[dim], "a frequency or a position")
+    t.give(y, axes)
+
+
 TABLE: Table = (
-    dict.fromkeys(_POSITIONAL, moves_positions)
+    dict.fromkeys(("_fft_r2c", "_fft_c2r", "_fft_c2c"), is_transformed)
+    | dict.fromkeys(_POSITIONAL, moves_positions)
     | dict.fromkeys(_AVERAGES, _reduces(averaging=True))
     | dict.fromkeys(_SUMS, _reduces(averaging=False))
     | dict.fromkeys(("linalg_vector_norm", "norm", "kthvalue"), _reduces(averaging=False, at=2))

@@ -23,11 +23,22 @@ def is_viewed(t: Context, op: Op) -> None:
     try:
         axes = regroup(t.axes(x), list(t.shape(y)))
     except (Misfit, IndexError):
-        axes = [Axis(size) for size in t.shape(y)]
-        for axis in (*t.axes(x), *axes):
-            t.mixed(axis, "a reshape that cuts across it")
+        axes = _outside_of_a_cut(t, t.axes(x), t.shape(y))
     t.give(y, axes)
     t.views(y, x)
+
+
+def _outside_of_a_cut(t: Context, own: Sequence[Axis], sizes: Sequence[int]) -> list[Axis]:
+    """First and last dimensions of the same sizes stay what they are; what is between is mixed."""
+    pairs = list(zip((resolve(a).size for a in own), sizes, strict=False))
+    head = next((i for i, (a, b) in enumerate(pairs) if a != b), len(pairs))
+    ends = zip((resolve(a).size for a in reversed(own)), reversed(sizes), strict=False)
+    tail = next((i for i, (a, b) in enumerate(ends) if a != b), len(pairs))
+    tail = min(tail, len(own) - head, len(sizes) - head)
+    made = [Axis(size) for size in sizes[head : len(sizes) - tail]]
+    for axis in (*own[head : len(own) - tail], *made):
+        t.mixed(axis, "a reshape that cuts across it")
+    return [*own[:head], *made, *own[len(own) - tail :]]
 
 
 def _rearranged(t: Context, op: Op, axes: Sequence[Axis]) -> None:
@@ -299,6 +310,18 @@ def folds(t: Context, op: Op) -> None:
     t.give(y, [axes[0], channels, *[t.fixed(n, "a position") for n in t.shape(y)[2:]]])
 
 
+def gains_two_parts(t: Context, op: Op) -> None:
+    """view_as_real: a last dimension of real and imaginary parts."""
+    _rearranged(t, op, [*t.axes(op.args[0]), t.fixed(2, "real and imaginary parts")])
+
+
+def joins_two_parts(t: Context, op: Op) -> None:
+    """view_as_complex."""
+    *axes, parts = t.axes(op.args[0])
+    t.fix(parts, "real and imaginary parts")
+    _rearranged(t, op, axes)
+
+
 def _fix_positions(t: Context, axes: Sequence[Axis]) -> None:
     for axis in axes:
         t.fix(axis, "a position")
@@ -323,6 +346,8 @@ TABLE: Table = (
         ("index_add", "index_add_", "scatter_add", "scatter_add_", "gather"), rows_are_collected
     )
     | {
+        "view_as_real": gains_two_parts,
+        "view_as_complex": joins_two_parts,
         "permute": is_permuted,
         "expand": is_expanded,
         "repeat": is_repeated,

@@ -63,7 +63,8 @@ class TensorEdit:
     std:  standard deviation of new weights, so that every copy of the model draws the same ones;
           None in a plan made on `meta`, which has no weights: then measured when it is applied.
     fill: how entries of fresh signals are made: drawn, the mean of the old, measured statistics,
-          zero. A writer that is filled with the mean gives it to channels that carry nothing too.
+          zero, copies of the old in turn (masks: the same for all tensors of a group). A writer
+          that is filled with the mean gives it to channels that carry nothing too.
     scale, shift: old entries w become scale * w + shift: gains of a norm over more channels.
     """
 

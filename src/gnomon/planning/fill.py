@@ -143,6 +143,8 @@ class _Work:
             made = self.rule.fresh(rows.cpu(), e, self.draws[d.dim])
         elif e.near is not None:
             made = rows[:, e.near.to(rows.device)]
+        elif self.edit.fill == "copied":
+            made = rows[:, torch.arange(e.fresh, device=rows.device) % e.old]
         else:
             made = rows.double().mean(1, keepdim=True).expand(-1, e.fresh, -1)
         return made.to(old).reshape(_resized(old.shape, d.dim, e.fresh))

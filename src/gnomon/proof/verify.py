@@ -38,11 +38,13 @@ class Answers:
     outputs: in the model's dtype.
     precise: in float64, or None where that cannot be had.
     jittered: of a float64 model, on inputs that are a few units in the last place away.
+    narrow: the first operation of a float64 model that computes in less, or "".
     """
 
     outputs: list[list[Tensor]]
     precise: list[list[Tensor]] | None
     jittered: list[list[Tensor]] | None = None
+    narrow: str = ""
 
     @property
     def in_eval_mode(self) -> Answers:
@@ -51,6 +53,7 @@ class Answers:
             self.outputs[::2],
             None if self.precise is None else self.precise[::2],
             None if self.jittered is None else self.jittered[::2],
+            self.narrow,
         )
 
     def noise(self, i: int, j: int) -> float | None:
@@ -78,6 +81,7 @@ class Proof:
     noise_floor: float | None
     excess: tuple[float, float] | None = None
     expectation: float | None = None
+    narrow: str = ""
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,13 @@ def answers(
     evaluated: passes of the model as it is, in eval mode and on real tensors, on the first calls.
     """
     outputs, precise, jittered = [], [], []
+    narrow: list[str] = []
+
+    def look(op: Op) -> None:
+        if not narrow and any(o.is_floating_point() and o.dtype.itemsize < 8 for o in op.outputs):
+            where = f" in {type(op.path[-1]).__name__}" if op.path else ""
+            narrow.append(f"{op.name}{where}")
+
     double, own = _fits_budget(model), _is_double(model)
     for i, training in itertools.product(range(len(calls)), (False, True)):
         call = calls[i]
@@ -127,9 +138,12 @@ def answers(
             double = values is not None
             precise.append(values or [])
         if own:
-            near = record(model, _jittered(call), training=training, fake=False, keep=False)
+            near = record(
+                model, _jittered(call), training=training, fake=False, keep=False, on_op=look
+            )
             jittered.append([_plain(y) for y in near.outputs])
-    return Answers(outputs, precise if double else None, jittered if own else None)
+    first = narrow[0] if narrow else ""
+    return Answers(outputs, precise if double else None, jittered if own else None, first)
 
 
 def _is_double(model: nn.Module) -> bool:
@@ -270,7 +284,9 @@ def compare(old: Answers, new: Answers, *, rounded: bool = False) -> Proof:
             if not moved <= limit and (excess is None or moved > excess[0]):
                 excess = moved, limit
     both = old.precise is not None and new.precise is not None
-    return Proof(change, precise if both else None, noise if known else None, excess)
+    return Proof(
+        change, precise if both else None, noise if known else None, excess, narrow=old.narrow
+    )
 
 
 def _limit(old: Tensor) -> float:
@@ -313,8 +329,13 @@ def accept(proof: Proof, plan: Plan) -> None:
     """Raise NotProved if an output moved further than rounding explains."""
     if plan.claim in ("exact", "expectation") and proof.excess is not None:
         moved, limit = proof.excess
+        why = "something in this model mixes channels in a way that its tape does not show"
+        if proof.narrow and moved <= TOLERANCE[torch.float32]:
+            why = (
+                f"this float64 model computes in less ({proof.narrow}), so how much of that is "
+                f"rounding cannot be told. Grow it in float32"
+            )
         raise NotProved(
             f"an output of the grown model differs by {moved:.1e} of its largest value, more than "
-            f"the {limit:.1e} that rounding allows: something in this model mixes channels in a "
-            f"way that its tape does not show. Everything was undone"
+            f"the {limit:.1e} that rounding allows: {why}. Everything was undone"
         )
