@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from gnomon.cli.options import DEVICES, RULE, one_of, told
+from gnomon.cli.options import DEVICES, one_of, told
 
+RULE = "How weights are filled: r2r, net2net, netmorph, hybrid, randpad, netmorph-writers."
 WIDEST = 16.0  # a slip such as --by 200 would ask for 40,000 times the memory
 
 
@@ -35,11 +36,10 @@ def demo(
     console = Console()
     with told():
         # Here because they need the `lab` extra, and seconds to import.
-        from gnomon.lab.demo import Settings, run
+        from gnomon.lab.demo import NAMES, Settings, run
         from gnomon.report.demo import Screen, show
-        from gnomon.rules.names import RULES
 
-        one_of("--rule", rule, tuple(RULES))
+        one_of("--rule", rule, NAMES)
         one_of("--device", device, DEVICES)
         if by is not None and not 1 < by <= WIDEST:
             raise typer.BadParameter(

@@ -30,6 +30,8 @@ from gnomon.morphs import Deepen, Widen
 from gnomon.rules.names import RULES, layers_beside
 from gnomon.schedule import At, Timeline
 
+NAMES = tuple(name for name in RULES if name != "isometry")  # no stream here is under a norm
+
 
 @dataclass(frozen=True)
 class Settings:
