@@ -1,6 +1,6 @@
 """Does growing a language model pay? From two layers to four.
 
-    gnomon run gpt/depth --preset quick --data PATH    10 core-minutes, an estimate
+    gnomon run gpt/depth --preset quick --data PATH    20 core-minutes, an estimate
     gnomon run gpt/depth --preset paper --data PATH    1 core-hour, an estimate
     gnomon plot gpt/depth --to docs/results
 
@@ -9,7 +9,7 @@ of a copy end in twins that cancel (R2R). Net2Net's identity does not exist for 
 the best that training the large network from scratch reaches for each budget. Quick: budgets up to
 4 epochs, 5 seeds; paper: up to 16.
 
-Result: see docs/results/gpt-depth.md, once it has been run.
+Result: see docs/results/gpt-depth.md.
 """
 
 from functools import partial

@@ -7,7 +7,7 @@
 Against the best that training the large network from scratch reaches for each budget of FLOPs, as
 frontier/cifar does it. Quick: budgets up to 4 epochs, 5 seeds; paper: up to 16.
 
-Result: see docs/results/gpt-feedforward.md, once it has been run.
+Result: see docs/results/gpt-feedforward.md.
 """
 
 from functools import partial

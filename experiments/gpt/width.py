@@ -9,7 +9,7 @@ The stream stands under LayerNorm, where any width is reached by means of the ol
 rule. RandPad, which keeps no function, draws all of it. Against the best that training the large
 network from scratch reaches for each budget. Quick: budgets up to 4 epochs, 5 seeds; paper: 16.
 
-Result: see docs/results/gpt-width.md, once it has been run.
+Result: see docs/results/gpt-width.md.
 """
 
 from functools import partial
