@@ -21,6 +21,8 @@ NOT_ONCE = {
     "auxiliary_head": {"auxiliary.2"},
     "tied_stream": {"head"},
     "tied_decoder": {"head"},
+    # only their weights are read
+    "masked": {"layers.0", "layers.1", "layers.2"},
     # torch's layer reads their weights in eval mode and never calls them
     "encoder": {"1.self_attn.out_proj", "1.linear1", "1.linear2"},
 }

@@ -167,12 +167,12 @@ class Masked(nn.Module):
         self.layers = nn.ModuleList([nn.Linear(4, 6), nn.Linear(6, 5), nn.Linear(5, 4)])
         for layer in self.layers:
             layer.register_buffer("mask", torch.ones_like(layer.weight).tril())
+        self.head = nn.Linear(4, 2)
 
     def forward(self, x):
         for layer in self.layers:
-            x = F.linear(x, layer.weight * layer.mask, layer.bias)
-            x = x if layer is self.layers[-1] else torch.tanh(x)
-        return x
+            x = torch.tanh(F.linear(x, layer.weight * layer.mask, layer.bias))
+        return self.head(x)
 
 
 class Factored(nn.Module):
@@ -193,12 +193,12 @@ class EinsumStream(nn.Module):
     def __init__(self):
         super().__init__()
         self.enter, self.inner = nn.Parameter(torch.randn(3, 5)), nn.Parameter(torch.randn(5, 5))
-        self.head = nn.Parameter(torch.randn(5, 2))
+        self.mix, self.head = nn.Parameter(torch.randn(5, 2)), nn.Linear(2, 3)
 
     def forward(self, x):
         x = torch.einsum("bnc,cd->bnd", x, self.enter)
         x = x + torch.einsum("bnd,de->bne", x, self.inner).tanh()
-        return torch.einsum("bnd,dk->bk", x, self.head)
+        return self.head(torch.einsum("bnd,dk->bk", x, self.mix).tanh())
 
 
 class Bilinear(nn.Module):

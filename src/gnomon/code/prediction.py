@@ -168,13 +168,13 @@ class Prediction:
             passes.append(run)
         return passes
 
-    def _found_as_before(self, old: Op, op: Op) -> Op:
+    def _found_as_before(self, old: Op, op: Op, wanted: Expected) -> Op:
         """How many entries a mask has depends on weights, which a trial has not: as recorded.
 
-        A router picks rows for each expert, say. Only shapes are compared then.
+        A router picks rows for each expert, say; where channels do not grow, only shapes count.
         """
         finds = torch.Tag.dynamic_output_shape in op.func.tags and not self.analysis.fake
-        if not finds or old.func is not op.func or _shapes_of(old) != _shapes_of(op):
+        if not finds or old.func is not op.func or wanted.shapes != old.shapes:
             return op
         for new, then in zip(op.outputs, old.outputs, strict=True):
             new.set_(then.detach().clone())  # type: ignore[call-overload]
@@ -200,7 +200,7 @@ class Prediction:
                 at = next(position)
                 wanted = self.tapes[i][at] if at < len(self.tapes[i]) else None
                 if self.short and wanted is not None:
-                    op = self._found_as_before(self.ops[i][at], op)
+                    op = self._found_as_before(self.ops[i][at], op, wanted)
                 problem = _problem(wanted, op)
                 if wanted is not None and wanted.scales and not problem:
                     self._scales[id(self.ops[i][at])] = scale_of(op)
@@ -250,10 +250,6 @@ def slice_start(op: Op) -> tuple[int, int] | None:
 def essential(ops: Sequence[Op]) -> list[Op]:
     """The operations that compute: copies come and go with strides, which growth changes."""
     return [op for op in ops if op.name not in _COPIES]
-
-
-def _shapes_of(op: Op) -> list[tuple[int, ...]]:
-    return [tuple(x.shape) for x in op.tensors()]
 
 
 def constants(op: Op) -> tuple[object, ...]:
