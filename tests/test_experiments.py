@@ -143,7 +143,7 @@ def grown(name):
         if arm.schedule is not None:
             before = model.eval()(example).detach()
             grower = gn.Grower(model, example, arm.recipe.optimizer_of(model.parameters()))
-            receipts[arm_name] = gn.Timeline(arm.schedule).advance(grower, epoch=10**6)
+            receipts[arm_name] = gn.Timeline(arm.schedule).advance(grower, step=10**6, epoch=10**6)
             assert_claim(before, model.eval()(example), receipts[arm_name])
         models[arm_name] = model
     return models, receipts
