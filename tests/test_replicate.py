@@ -9,7 +9,7 @@ from torch import nn
 
 import gnomon as gn
 from contracts import answers, change, loss
-from toy_routers import EXPERTS, ROUTES, Each, Everyone, Model, Picks, Routed, Stack, softmax
+from toy_routers import EXPERTS, ROUTES, Everyone, Loop, Model, Picks, Routed, Stack, softmax
 from untouched import bits
 
 CELLS = [(e, r) for e in EXPERTS for r in ROUTES]
@@ -55,7 +55,7 @@ def test_copies_keep_the_function_and_part_ways(experts, route, by):
 def _apart(model):
     """The least distance of last kernels of an expert and of its first copy."""
     part = model.mixtures[0].experts
-    if isinstance(part, Each):
+    if isinstance(part, Loop):
         rows = [expert[2].weight for expert in part.each]
     elif isinstance(part, Everyone):
         rows = [layer.weight for layer in part.down]
@@ -119,7 +119,7 @@ def test_copies_pickles_and_files(experts, tmp_path):
 
 
 def test_the_same_plan_makes_the_same_copies():
-    one, x = made("Each")
+    one, x = made("Loop")
     other, plan = copy.deepcopy(one), gn.Grower(one, x).plan(gn.Replicate("mixtures.1"), seed=3)
     assert "experts of mixtures.1  4 -> 8" in " ".join(str(plan).split()) or "4 -> 8" in str(plan)
     gn.Grower(one, x).grow(gn.Plan.from_json(plan.to_json()))
@@ -195,7 +195,7 @@ class Squared(Routed):
     [(Literal, "picks 2 experts by a number"), (Grouped, "picks more than once|in groups"),
      (Squared, "do not add up")],
 )  # fmt: skip
-@pytest.mark.parametrize("experts", [Picks, Each])
+@pytest.mark.parametrize("experts", [Picks, Loop])
 def test_what_cannot_be_is_refused_with_its_reason(kind, match, experts):
     model, x = made()
     torch.manual_seed(3)

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from toy_mixtures import Everyone, Loop
+
 
 def softmax(scores, k):
     return scores.softmax(-1).topk(k)
@@ -50,38 +52,6 @@ class Routed(nn.Module):
         return self.experts(x, shares, picked).view(shape)
 
 
-class Each(nn.Module):
-    """A module per expert; each runs on its rows."""
-
-    def __init__(self):
-        super().__init__()
-        self.each = nn.ModuleList(
-            nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 6)) for _ in range(4)
-        )
-
-    def forward(self, x, shares, picked):
-        y = torch.zeros_like(x)
-        for i, expert in enumerate(self.each):
-            rows, place = torch.where(picked == i)
-            y.index_add_(0, rows, expert(x[rows]) * shares[rows, place, None])
-        return y
-
-
-class Everyone(nn.Module):
-    """Two lists; every expert runs on all rows, and a mask takes off what was not asked for."""
-
-    def __init__(self):
-        super().__init__()
-        self.up = nn.ModuleList(nn.Linear(6, 7) for _ in range(4))
-        self.down = nn.ModuleList(nn.Linear(7, 6) for _ in range(4))
-
-    def forward(self, x, shares, picked):
-        y = 0
-        for i, (up, down) in enumerate(zip(self.up, self.down, strict=True)):
-            y = y + down(F.silu(up(x))) * (shares * (picked == i)).sum(-1, keepdim=True)
-        return y
-
-
 class Stack(nn.Module):
     """All experts in one parameter per layer, with biases; the number of them is an attribute."""
 
@@ -125,7 +95,7 @@ class Dense(Stack):
         return (out * full.T[..., None]).sum(0)
 
 
-EXPERTS = {cls.__name__: cls for cls in (Each, Everyone, Stack, Picks, Dense)}
+EXPERTS = {cls.__name__: cls for cls in (Loop, Everyone, Stack, Picks, Dense)}
 
 
 class Model(nn.Module):
