@@ -264,7 +264,7 @@ def _lie_in(model: nn.Module, folder: Path) -> None:
     for path in folder.glob("*.safetensors"):
         for name, stored in mapped(path).items():
             own = owned.get(name)
-            if own is not None and own.device == stored.device and own.dtype == stored.dtype:
+            if own is not None and _fits(stored, own):
                 own.set_(stored)  # type: ignore[call-overload]
     with contextlib.suppress(OSError, AttributeError):  # glibc keeps what is freed for itself
         ctypes.CDLL(None).malloc_trim(0)
@@ -285,6 +285,11 @@ def _aligned(model: nn.Module) -> Iterator[None]:
     finally:
         for tensor, data in zip(odd, held, strict=True):
             tensor.data = data
+
+
+def _fits(stored: Tensor, own: Tensor) -> bool:
+    """Some libraries store a tensor in another form than a model holds it."""
+    return (stored.shape, stored.dtype, stored.device) == (own.shape, own.dtype, own.device)
 
 
 def _all_equal(some: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
