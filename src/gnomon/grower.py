@@ -35,6 +35,7 @@ from gnomon.planning.spreads import with_measured_spreads
 from gnomon.proof.passes import Found, Passes, marks
 from gnomon.receipt import Receipt, Seconds
 from gnomon.recording.tape import Call, Recording, calls_of, owned_tensors, wants_fake
+from gnomon.recording.thrift import Thrift
 from gnomon.wrapped import refuse_student, refuse_wrapped
 
 logger = logging.getLogger("gnomon")
@@ -179,15 +180,18 @@ class Grower:
         self.complete &= self._structure == self._known
         growth = Growth(self.model, self._calls, self._ops, self._optimizers, self._moments > 0)
         before = growth.before(plan, analysis, found) if proof == "full" else None
-        surgery, old = Surgery(), set(self.model.parameters())
+        surgery, old = Surgery(thrift=Thrift.of(self.model)), set(self.model.parameters())
+        surgery.thrift.tidy()
         with undone_on_error(surgery):
             with on_cpu():
                 added, analysis, passes = growth.operate(plan, analysis, surgery, tried)
+            surgery.thrift.tidy()
             applied, passes = growth.repaired(plan, analysis, surgery, passes)
             renew_kept(self.model, surgery)
             shown, after = growth.prove(applied, surgery, before, passes)
             for optimizer in self._optimizers:
                 surgery.on_undo(follow(optimizer, self.model, plan))
+        surgery.thrift.tidy()
         done = time.perf_counter()
         self._analysis, self._known = None, structure(self.model)
         if self._moments:

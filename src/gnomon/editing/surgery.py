@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from math import prod
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ from gnomon.planning.fill import GROWING, Clock, empty_in_format_of, grown, in_f
 from gnomon.planning.plan import Plan
 from gnomon.planning.turned import gains_of, turned
 from gnomon.recording.tape import owned_tensors
+from gnomon.recording.thrift import Thrift
 
 
 @dataclass
@@ -35,12 +37,14 @@ class Surgery:
     """What was done to a model, and how to take it back.
 
     seconds: of the edits, without the random draws; drawing: of the draws alone.
+    thrift: what becomes of memory that is not needed at the moment.
     """
 
     old: dict[str, Tensor] = field(default_factory=dict)
     attributes: list[AttributeEdit] = field(default_factory=list)
     seconds: float = 0.0
     drawing: float = 0.0
+    thrift: Thrift = field(default_factory=Thrift)
     _undo: list[Callable[[], None]] = field(default_factory=list)
 
     def on_undo(self, undo: Callable[[], None]) -> None:
@@ -68,7 +72,8 @@ def operate(
         check_state(optimizer)
     start, clock = time.perf_counter(), Clock()
     gains = gains_of(plan, owned)
-    for edit in plan.edits:
+    # the largest first, while there is little else in memory
+    for edit in sorted(plan.edits, key=lambda e: -prod(e.shape)):
         tensor, holders = owned[edit.name], _holders(optimizers, owned[edit.name])
         if plan.turns:
             state = [(o, turned_state(o, tensor, edit, plan, gains)) for o in holders]
@@ -79,6 +84,7 @@ def operate(
             carry = partial(carried, edit=edit, plan=plan, degree=1, start=0.0)
             new = grown(tensor, edit, plan, clock)
         _resize(surgery, tensor, edit, new, carry)
+        surgery.thrift.done_with(surgery.old[edit.name])
         for optimizer, values in state:
             _set_state(surgery, optimizer, tensor, values)
             if any(key in RAISED for key in values):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -21,6 +20,7 @@ from gnomon.opening.source import Source
 from gnomon.opening.weights import mapped
 from gnomon.recording.hollow import built
 from gnomon.recording.tape import Call, owned_tensors, record
+from gnomon.recording.thrift import trim
 
 _TOKENS = 8
 _SAMPLES = 4000  # of sound: a quarter of a second
@@ -266,8 +266,7 @@ def _lie_in(model: nn.Module, folder: Path) -> None:
             own = owned.get(name)
             if own is not None and _fits(stored, own):
                 own.set_(stored)  # type: ignore[call-overload]
-    with contextlib.suppress(OSError, AttributeError):  # glibc keeps what is freed for itself
-        ctypes.CDLL(None).malloc_trim(0)
+    trim()
 
 
 @contextlib.contextmanager

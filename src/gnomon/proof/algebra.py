@@ -15,8 +15,9 @@ from gnomon.planning.pieces import Piece, is_in_pieces, pieces
 from gnomon.planning.plan import Plan
 from gnomon.proof.turned_proof import turn_problem, turned_problem
 from gnomon.recording.tape import owned_tensors
+from gnomon.recording.thrift import Thrift
 
-_CHUNK = 1 << 21  # entries that are worked on in float64 at a time: 16 MB
+_CHUNK = 1 << 19  # entries that are worked on in float64 at a time: 4 MB
 
 
 def prove_algebra(model: nn.Module, plan: Plan, surgery: Surgery) -> None:
@@ -38,12 +39,19 @@ def prove_algebra(model: nn.Module, plan: Plan, surgery: Surgery) -> None:
             found = (_piece_problem(old, new, piece, plan) for piece in parts)
             problem = next(filter(None, found), "")
         else:
-            grown = {d.dim for d in edit.dims}
-            parts_of = _chunks(new, edit.rescaled(old), grown)
-            found = (_algebra(kept, seen, edit, plan.embedding, old) for seen, kept in parts_of)
-            problem = next(filter(None, found), "")
+            problem = _whole_problem(old, new, edit, plan, surgery.thrift)
+        surgery.thrift.done_with(old)
         if problem:
             raise NotProved(f"'{edit.name}' does not satisfy the equation: {problem}")
+
+
+def _whole_problem(old: Tensor, new: Tensor, edit: TensorEdit, plan: Plan, thrift: Thrift) -> str:
+    for seen, kept in _chunks(new, edit.rescaled(old), {d.dim for d in edit.dims}):
+        problem = _algebra(kept, seen, edit, plan.embedding, old)
+        thrift.drop(kept)
+        if problem:
+            return problem
+    return ""
 
 
 def _piece_problem(old: Tensor, new: Tensor, piece: Piece, plan: Plan) -> str:
