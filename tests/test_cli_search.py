@@ -152,6 +152,7 @@ def test_a_stopped_search_goes_on(blow, monkeypatch, capsys, tmp_path):
         [sys.executable, "-c", "from gnomon.cli import main; main()", *words],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         env=os.environ | {"PYTHONPATH": str(Path(gnomon.__file__).parents[1])},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # off in a job behind `&`
     )  # fmt: skip
     deadline = time.monotonic() + 120
     while not (tmp_path / "here/checkpoint.safetensors").exists() and time.monotonic() < deadline:
