@@ -308,6 +308,7 @@ def test_a_stopped_run_leaves_no_process_behind_and_goes_on(
         [*start, "run", "one", "--out", "here", "--arms", "small", "--device", "cpu"],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # off in a job behind `&`
     )  # fmt: skip
     checkpoint = tmp_path / "here" / "small" / "seed-0" / "checkpoint.pt"
     while not checkpoint.exists() and running.poll() is None:  # however slow the machine is
