@@ -27,6 +27,7 @@ from gnomon.errors import Unsupported
 from gnomon.ops.context import Op
 from gnomon.recording.kept import keepers, renew
 from gnomon.recording.snapshot import unchanged
+from gnomon.recording.stand_ins import SETTLED, SHAPED
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -164,12 +165,11 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         name, is_mutable, is_random = _nature(func)
         if is_mutable and self._parameters:
             self._save_overwritten(args)
-        settled = None
         if is_random:
             self.random.add(name)
-            settled = None if self._fake else SETTLED.get(name)
-        if settled:
-            out = settled(func, *args, **kwargs)
+        stand_in = (SETTLED if self._fake is None else SHAPED).get(name)
+        if stand_in:
+            out = stand_in(func, *args, **kwargs)
         else:
             out = func(*(args if is_mutable else self._for_fake(args)), **kwargs)
         if not self._watched:
@@ -258,40 +258,6 @@ def _nature(func: torch._ops.OpOverload) -> tuple[str, bool, bool]:
     """An operation's name, whether it writes on an argument, whether it is random."""
     name = func._schema.name.partition("::")[2]
     return name, func._schema.is_mutable, torch.Tag.nondeterministic_seeded in func.tags
-
-
-def _filled(value: Callable[..., Any]) -> Callable[..., Any]:
-    """A settled random fill: every entry is the distribution's mean."""
-    return lambda _, x, *args, **kwargs: x.fill_(value(*args, **kwargs))
-
-
-def _dropout(_: object, x: Tensor, p: float, train: bool | None) -> tuple[Tensor, Tensor]:
-    return x.clone(), torch.ones_like(x, dtype=torch.bool)
-
-
-def _rrelu(
-    _: object, x: Tensor, noise: Tensor, low: float = 1 / 8, high: float = 1 / 3, *rest: object
-) -> Tensor:
-    return torch.nn.functional.leaky_relu(x, (low + high) / 2)
-
-
-def _made(value: float) -> Callable[..., Any]:
-    return lambda func, *args, **kwargs: func(*args, **kwargs).fill_(value)
-
-
-# What the random operations give while functions are compared (by name of the operation).
-SETTLED: dict[str, Callable[..., Any]] = {
-    "bernoulli_": _filled(lambda p=0.5, **_: p),
-    "bernoulli": lambda _, x, p=None, **__: x.clone() if p is None else torch.full_like(x, p),
-    "uniform_": _filled(lambda low=0.0, high=1.0, **_: (low + high) / 2),
-    "normal_": _filled(lambda mean=0.0, std=1.0, **_: mean),
-    "native_dropout": _dropout,
-    "rrelu_with_noise": _rrelu,
-    "rand": _made(0.5),
-    "rand_like": _made(0.5),
-    "randn": _made(0.0),
-    "randn_like": _made(0.0),
-}
 
 
 def clone_inputs(call: Call) -> Call:
