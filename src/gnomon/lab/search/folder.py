@@ -21,9 +21,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from gnomon.lab.errors import BadFolder
+from gnomon.lab.running.lock import alone
 from gnomon.lab.running.record import METRICS, Record, metrics, read_json, told
 from gnomon.lab.search.asked import Asked
 from gnomon.lab.search.news import Told
@@ -86,21 +85,8 @@ class Folder:
     @contextmanager
     def alone(self) -> Iterator[Record]:
         """Keep others out while something is written. Raises BadFolder if it is in use."""
-        lock = FileLock(self.path / "lock")
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise BadFolder(
-                f"The folder '{self.path}' is in use by another search. Wait for it, or choose "
-                f"another."
-            ) from None
-        except OSError as error:
-            raise BadFolder(f"The folder '{self.path}' cannot be written to: {error}.") from None
-        try:
+        with alone(self.path, "search"):
             yield Record.opened(self.path)
-        finally:
-            lock.release()
 
     def cut(self, record: Record, rounds: int) -> None:
         """Drop the metrics of rounds that the checkpoint does not know. Raises BadFolder."""
