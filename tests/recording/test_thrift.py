@@ -108,6 +108,14 @@ def test_models_in_memory_and_systems_without_proc(monkeypatch):
     assert all(torch.equal(x, numbers[name]) for name, x in model.state_dict().items())
 
 
+def test_a_sparse_buffer_has_no_one_place():
+    model = built()
+    model.register_buffer("adjacency", torch.eye(8).to_sparse())
+    spare = Thrift.of(model)
+    for x in (*model.parameters(), *model.buffers()):
+        spare.done_with(x)
+
+
 def test_another_allocator_is_left_alone(monkeypatch):
     monkeypatch.setattr(thrift, "_libc", lambda: object())
     spare = Thrift.of(built())

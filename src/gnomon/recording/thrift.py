@@ -15,6 +15,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from gnomon.recording.tape import owned_tensors
@@ -35,7 +36,7 @@ class Thrift:
     @classmethod
     def of(cls, model: nn.Module) -> Thrift:
         """Find the files in which a model's tensors lie, if nobody wrote on them in memory."""
-        tensors = [t for t in owned_tensors(model).values() if t.device.type == "cpu"]
+        tensors = [t for t in owned_tensors(model).values() if _lies_here(t)]
         if sum(t.numel() * t.element_size() for t in tensors) < LARGE:
             return cls()
         starts = [t.data_ptr() for t in tensors]
@@ -44,7 +45,7 @@ class Thrift:
 
     def drop(self, tensor: Tensor) -> None:
         """Let go of this tensor's pages. Its numbers stay what they are."""
-        if not self._files or tensor.device.type != "cpu":
+        if not self._files or not _lies_here(tensor):
             return
         start = tensor.data_ptr()
         end = start + tensor.numel() * tensor.element_size()
@@ -70,6 +71,11 @@ def trim() -> None:
     """Give back what was freed, where the allocator is glibc's."""
     with suppress(OSError, AttributeError, TypeError):
         _libc().malloc_trim(0)
+
+
+def _lies_here(tensor: Tensor) -> bool:
+    """Whether its numbers are at one place of this process's memory."""
+    return tensor.device.type == "cpu" and tensor.layout == torch.strided
 
 
 def _unwritten_files() -> Iterator[tuple[int, int]]:
