@@ -23,6 +23,7 @@ from gnomon.ops.names import (
     CONVOLUTIONS,
     COPIES,
     FACTORS,
+    LINEAR_OVER_POSITIONS,
     MASKS,
     ONE_NUMBER,
     UNSET,
@@ -257,16 +258,4 @@ _HANDLERS: Mapping[str, _Handler] = (
 )
 # Of the operations on shapes, those that pair channels with other channels.
 _REGROUPS = ("glu", "channel_shuffle", "native_channel_shuffle")
-# Each channel becomes a weighted sum of its own positions, with the same weights for all channels.
-_PASSES = frozenset(
-    (
-        *COPIES,
-        *"dropout native_dropout positive neg as_strided roll flip mean sum cumsum".split(),
-        *"avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d".split(),
-        *"_adaptive_avg_pool2d _adaptive_avg_pool3d upsample_nearest1d upsample_nearest2d".split(),
-        *"upsample_nearest3d upsample_linear1d upsample_bilinear2d upsample_bicubic2d".split(),
-        *"_upsample_bilinear2d_aa _upsample_bicubic2d_aa reflection_pad1d".split(),
-        *"reflection_pad2d replication_pad1d replication_pad2d".split(),
-        *"_fft_r2c _fft_c2r _fft_c2c".split(),
-    )
-)
+_PASSES = frozenset((*COPIES, *LINEAR_OVER_POSITIONS, *"dropout native_dropout neg".split()))

@@ -37,3 +37,14 @@ ZEROS = ("zeros", "zeros_like", "new_zeros")
 UNSET = ("empty_like", "new_empty")
 ONE_NUMBER = ("full", "full_like", "new_full", "ones", "ones_like", "new_ones")
 MASKS = ("bernoulli", "rand_like")
+
+# Each channel becomes sums of its own positions, with the same weights for all channels.
+LINEAR_OVER_POSITIONS = (
+    *"positive as_strided roll flip mean sum cumsum".split(),
+    *"avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d".split(),
+    *"_adaptive_avg_pool2d _adaptive_avg_pool3d".split(),
+    *"upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_linear1d".split(),
+    *"upsample_bilinear2d upsample_bicubic2d _upsample_bilinear2d_aa".split(),
+    *"_upsample_bicubic2d_aa reflection_pad1d reflection_pad2d replication_pad1d".split(),
+    *"replication_pad2d _fft_r2c _fft_c2r _fft_c2c".split(),
+)

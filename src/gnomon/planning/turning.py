@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from gnomon.analysis.groups import Analysis, Group
 from gnomon.analysis.norms import of_leaf
-from gnomon.analysis.turn_travel import OTHER, NotBehind, Seen, TurnWalk
+from gnomon.analysis.turn_states import OTHER, NotBehind, Seen
+from gnomon.analysis.turn_travel import TurnWalk
 from gnomon.analysis.walk import Slot
 from gnomon.axes import Axis, factors, leaves, resolve, segments
 from gnomon.errors import CannotPreserve, Unsupported
