@@ -85,11 +85,11 @@ class Walk(ABC, Generic[S]):
         for op in ops:
             carriers = [x for x in op.tensors() if self.carries(x)]
             made = [y for y in op.outputs if self.carries(y)]
-            everything = (*carriers, *op.outputs)
-            if all(self.t.stored(x) is not None for x in everything):
+            if not carriers and not made:
+                continue
+            if all(self.t.stored(x) is not None for x in (*carriers, *op.outputs)):
                 continue  # a parameter, seen from another side
-            if carriers or made:
-                self.meet(op, carriers, made)
+            self.meet(op, carriers, made)
 
     def after(self, op: Op, carriers: Sequence[Tensor], made: Sequence[Tensor]) -> S:
         """The state of what an operation makes of its arguments."""
@@ -110,7 +110,9 @@ class Walk(ABC, Generic[S]):
 
     def carries(self, x: object) -> bool:
         """Whether some axis of a tensor holds the channels."""
-        return isinstance(x, Tensor) and any(self.has(axis) for axis in self.t.axes(x))
+        return isinstance(x, Tensor) and any(
+            part is self.leaf for axis in self.t.axes(x) for part in leaves(axis)
+        )
 
     def slots(self, name: str, axis: Axis) -> set[Slot]:
         """Where a stored tensor has the channels: as this axis, or else in any."""
