@@ -26,6 +26,7 @@ NORMS = {
 }
 RMS = ("RMSNorm", "RMSNorm without eps", "RMS by hand", "Gemma")
 SILENT = gn.NetMorph(zero="writers")
+BY_ANY_NUMBER = [SILENT, gn.Isometry()]
 X = torch.randint(0, 9, (3, 4), generator=torch.Generator().manual_seed(2))
 IMAGES = torch.randn(3, 2, 5, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
 
@@ -60,14 +61,15 @@ def test_a_normed_stream_grows_by_any_number_twice(norm, options):
     assert new.words.weight.shape == (9, 10)
 
 
+@pytest.mark.parametrize("rule", BY_ANY_NUMBER, ids=str)
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 1e-5), (torch.bfloat16, 0.05)])
-def test_narrow_dtypes(norm, dtype, limit):
+def test_narrow_dtypes(norm, dtype, limit, rule):
     if norm == "Gemma" and dtype == torch.bfloat16:
         pytest.skip("the toy's number 1.0 is not the point")
     old = language(norm, dtype)
     new = copy.deepcopy(old)
-    grow(new)
+    grow(new, rule)
     assert moved(old, new) <= limit
 
 
@@ -229,11 +231,12 @@ def test_what_breaks_the_rule_is_refused_with_its_reason(case):
     assert all(torch.equal(x, tensors(model)[name]) for name, x in before.items())
 
 
+@pytest.mark.parametrize("rule", BY_ANY_NUMBER, ids=str)
 @pytest.mark.parametrize("between", [nn.Identity, lambda: nn.AvgPool2d(3, 1, 1)])
-def test_images_under_a_norm_of_channels(between):
+def test_images_under_a_norm_of_channels(between, rule):
     old = made(lambda: streams.Images(between()))
     new = copy.deepcopy(old)
-    grow(new, inputs=IMAGES, where="stem", add=5)
+    grow(new, rule, IMAGES, "stem", add=5)
     assert moved(old, new, IMAGES) <= 1e-12 and new.stem.weight.shape[0] == 11
 
 

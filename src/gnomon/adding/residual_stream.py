@@ -19,6 +19,7 @@ from gnomon.ops.context import Op
 from gnomon.recording.tape import Recording, Visit
 
 # What hands its first argument on as it is, if the shape stays. (The recorder settles dropout.)
+# Not the names of gnomon.ops.names: a transpose of equal sizes keeps the shape and not the stream.
 PASSES = "view _unsafe_view reshape alias detach clone contiguous _to_copy native_dropout".split()
 # What keeps the order of the entries: several of these, back to the first shape, change none.
 _RESHAPES = "view _unsafe_view reshape squeeze unsqueeze".split()

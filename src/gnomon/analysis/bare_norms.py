@@ -21,15 +21,12 @@ from gnomon.analysis.norms import Norm
 from gnomon.axes import Axis, leaves
 from gnomon.errors import CannotPreserve
 from gnomon.ops.context import Context, Op
+from gnomon.ops.names import CONVOLUTIONS, FACTORS, MOVES_OF_ONE
 from gnomon.recording.tape import Recording
 
-_MOVES = (
-    *("view", "_unsafe_view", "slice", "select", "index", "index_select", "transpose", "permute"),
-    *("unsqueeze", "squeeze", "expand", "as_strided_", "_reshape_alias", "t", "unbind", "split"),
-    *("split_with_sizes", "chunk", "flip", "roll"),
-)
-_FACTORS = {"mm": 0, "bmm": 0, "mv": 0, "dot": 0, "linear": 0, "addmm": 1, "baddbmm": 1}
-_CONVOLUTIONS = ("convolution", "convolution_overrideable")
+# Every output is followed, so what gives several may stand here too.
+_MOVES = (*MOVES_OF_ONE, *"t unbind split split_with_sizes chunk flip roll".split())
+_FACTORS = {**FACTORS, "linear": 0}
 
 
 def reader_scales(
@@ -91,7 +88,7 @@ class _Walk:
 
     def _weight(self, op: Op, value: Value) -> str | None:
         """The parameter of a product of which this value is the other factor, and nothing else."""
-        if op.name in _CONVOLUTIONS:
+        if op.name in CONVOLUTIONS:
             factors: list[Tensor] = [op.args[0], op.args[1]]
         elif op.name in _FACTORS:
             first = _FACTORS[op.name]

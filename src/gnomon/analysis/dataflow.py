@@ -8,10 +8,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from torch import Tensor
 
 from gnomon.ops.context import Op
+from gnomon.ops.names import COPIES
 
 Value = tuple[int, int]  # a tensor's id, and how often it was overwritten before
-
-_SAME_NUMBERS = ("_to_copy", "clone", "alias", "detach", "contiguous", "lift_fresh")
 
 
 class Dataflow:
@@ -45,7 +44,7 @@ class Dataflow:
         given = self._given[id(op)].get(id(y))
         return (id(y), 0 if given is None else given[1] + 1)
 
-    def root(self, value: Value, through: Sequence[str] = _SAME_NUMBERS) -> Value:
+    def root(self, value: Value, through: Sequence[str] = COPIES) -> Value:
         """The value of which this one is a cast or a copy."""
         op = self.maker.get(value)
         while op is not None and op.name in through:
@@ -60,7 +59,7 @@ class Dataflow:
     def users(self, value: Value) -> Iterator[Op]:
         """The operations that compute with a value, or with a cast or a copy of it."""
         for op in self._users.get(value, ()):
-            if op.name in _SAME_NUMBERS:
+            if op.name in COPIES:
                 yield from self.users(self.made(op))
             else:
                 yield op

@@ -8,12 +8,17 @@ from torch import Tensor
 
 from gnomon.axes import Axis, leaves
 from gnomon.ops.context import Context, Op
+from gnomon.ops.names import COPIES
 
 _SOFTMAX = ("_softmax", "_safe_softmax")
 _MATRIX = 2
+# What weights of attention are weights behind: they are moved, but also scaled and masked.
 _CARRIES = frozenset(
-    "view _unsafe_view reshape unsqueeze squeeze expand clone alias detach _to_copy mul div where "
-    "native_dropout bernoulli_ dropout transpose permute masked_fill nan_to_num".split()
+    (
+        *COPIES,
+        *"view _unsafe_view reshape unsqueeze squeeze expand transpose permute".split(),
+        *"mul div where masked_fill nan_to_num native_dropout bernoulli_ dropout".split(),
+    )
 )
 
 

@@ -23,14 +23,13 @@ from torch import Tensor, nn
 from gnomon.analysis.dataflow import Dataflow, Value
 from gnomon.axes import Axis, leaves
 from gnomon.ops.context import Context, Op
+from gnomon.ops.names import COPIES
 from gnomon.recording.tape import Recording
 
 Kind = Literal["layer", "rms"]
 
-_MOVES = (
-    *("_to_copy", "clone", "alias", "detach", "contiguous", "lift_fresh"),
-    *("view", "_unsafe_view", "unsqueeze", "expand", "t", "transpose", "permute"),
-)
+# How a gain comes to meet the channels: no part of it is left out on the way.
+_MOVES = (*COPIES, "view", "_unsafe_view", "unsqueeze", "expand", "t", "transpose", "permute")
 
 
 @dataclass(frozen=True)

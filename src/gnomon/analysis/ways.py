@@ -14,22 +14,20 @@ from torch import Tensor
 from gnomon.analysis.scalings import SCALES, factor_of, rounds
 from gnomon.axes import Axis, leaves, resolve
 from gnomon.ops.context import Context, Op
+from gnomon.ops.names import COPIES, FACTORS, PICKS, RESHAPES, SPLITS, SQUEEZES, TRANSPOSES, ZEROS
 
 Cut = tuple[Axis, int, int]  # positions [start, stop) of an axis
 
 _MOVES = frozenset(
-    "view _unsafe_view reshape unflatten _reshape_alias t t_ transpose transpose_ permute "
-    "unsqueeze unsqueeze_ squeeze squeeze_ expand repeat clone alias detach _to_copy contiguous "
-    "lift_fresh neg native_dropout dropout index index_select".split()
+    (
+        *(*RESHAPES, *TRANSPOSES, *SQUEEZES, *COPIES),
+        *"expand repeat neg native_dropout dropout index index_select".split(),
+    )
 )
 _ADDS = frozenset(("add", "sub"))
 _JOINS = frozenset(("cat", "stack"))
-_CUTS = frozenset(
-    "select unbind slice split chunk split_with_sizes unsafe_split unsafe_chunk "
-    "unsafe_split_with_sizes".split()
-)
-_PRODUCTS = frozenset("mm bmm addmm baddbmm mv".split())
-_ZEROS = frozenset(("zeros", "new_zeros", "zeros_like"))
+_CUTS = frozenset((*PICKS, "slice", *SPLITS))
+_PRODUCTS = FACTORS.keys() - {"dot"}  # which leaves no side to come from
 _NORMS = {"native_layer_norm": 2, "_fused_rms_norm": 2}  # where their gains and biases stand
 _MOST_STEPS = 4000
 
@@ -186,7 +184,7 @@ class Ways:
         """Where an output's channels come from: argument, cut, whether it is all of the output."""
         name = op.name
         x: Tensor = op.args[0] if op.args else op.outputs[0]
-        if name in _ZEROS:
+        if name in ZEROS:
             return []
         if name in _MOVES:
             return [(x, (), True)]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gnomon.axes import Axis, Misfit, resolve
 from gnomon.ops.context import Context, Op, Table, broadcast
+from gnomon.ops.names import COPIES
 
 _LINEAR_IN_A_PARAMETER = {"mul", "div", "neg"}
 _ADDS = {"add", "add_", "sub", "sub_", "rsub", "where", "lerp", "copy_", "masked_fill"}
@@ -86,7 +87,7 @@ def stays_itself(t: Context, op: Op) -> None:
     """Same numbers or same shape: clone, cast, detach, dropout masks."""
     for output in op.outputs:
         t.give(output, list(t.axes(op.args[0])))
-    if op.name in ("clone", "alias", "detach", "_to_copy", "lift_fresh", "contiguous"):
+    if op.name in COPIES:
         t.views(op.outputs[0], op.args[0])
 
 
@@ -111,10 +112,11 @@ def depends_on_position(t: Context, op: Op) -> None:
 
 
 _SAME = (
-    "clone alias detach _to_copy contiguous lift_fresh zeros_like empty_like full_like ones_like "
-    "dropout native_dropout zero_ fill_ bernoulli_ bernoulli rand_like randn_like uniform_ normal_ "
-    "_conj rrelu_with_noise rrelu_with_noise_ detach_ positive"
-).split()
+    *COPIES,
+    *"zeros_like empty_like full_like ones_like dropout native_dropout zero_ fill_".split(),
+    *"bernoulli_ bernoulli rand_like randn_like uniform_ normal_ _conj".split(),
+    *"rrelu_with_noise rrelu_with_noise_ detach_ positive".split(),
+)
 _FACTORIES = (
     "empty zeros ones full new_zeros new_ones new_full new_empty scalar_tensor rand randn "
     "empty_strided new_empty_strided"

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gnomon.axes import Axis, Misfit, concatenation, divide, product, regroup, resolve, split
 from gnomon.ops.context import Context, Op, Table, broadcast
+from gnomon.ops.names import PICKS, RESHAPES, SPLITS
 
 
 def position(dim: int, rank: int) -> int:
@@ -328,20 +329,14 @@ def _fix_positions(t: Context, axes: Sequence[Axis]) -> None:
 
 
 TABLE: Table = (
-    dict.fromkeys(("view", "_unsafe_view", "reshape", "unflatten", "_reshape_alias"), is_viewed)
+    dict.fromkeys(RESHAPES, is_viewed)
     | dict.fromkeys(("t", "t_"), is_transposed)
     | dict.fromkeys(("transpose", "transpose_"), swaps_two)
     | dict.fromkeys(("unsqueeze", "unsqueeze_"), gains_a_dimension)
     | dict.fromkeys(("squeeze", "squeeze_"), loses_dimensions)
-    | dict.fromkeys(("select", "unbind"), picks_one)
+    | dict.fromkeys(PICKS, picks_one)
     | dict.fromkeys(("index", "index_select"), is_indexed)
-    | dict.fromkeys(
-        (
-            *("split", "split_with_sizes", "chunk"),
-            *("unsafe_split", "unsafe_chunk", "unsafe_split_with_sizes"),
-        ),
-        is_split,
-    )
+    | dict.fromkeys(SPLITS, is_split)
     | dict.fromkeys(
         ("index_add", "index_add_", "scatter_add", "scatter_add_", "gather"), rows_are_collected
     )

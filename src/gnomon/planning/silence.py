@@ -21,14 +21,13 @@ from torch import nn
 from gnomon.analysis.bare_norms import reader_scales
 from gnomon.analysis.groups import Analysis, Group
 from gnomon.analysis.norms import Eps, Norm, of_leaf, single
-from gnomon.analysis.travel import State, Travel, travel, whole
+from gnomon.analysis.travel import State, Travel, travel
+from gnomon.analysis.walk import Slot, whole
 from gnomon.axes import Axis, leaves
 from gnomon.embedding import Embedding
 from gnomon.errors import CannotPreserve
 from gnomon.ops.context import Fill
 from gnomon.planning.edit import AttributeEdit
-
-Slot = tuple[str, int]
 
 _OTHER = "Net2Net() copies all channels equally often (by=2, 3, ...)"
 

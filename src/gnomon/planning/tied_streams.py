@@ -15,12 +15,9 @@ from gnomon.analysis.norms import Norm, of_leaf
 from gnomon.embedding import Embedding
 from gnomon.errors import CannotPreserve
 from gnomon.ops.context import Context, Op
+from gnomon.ops.names import MOVES_OF_ONE
 from gnomon.planning.silence import gains_alone
 
-_MOVES = (
-    *("view", "_unsafe_view", "slice", "select", "index", "index_select", "transpose", "permute"),
-    *("unsqueeze", "squeeze", "expand", "as_strided_", "_reshape_alias"),
-)
 _PRODUCTS = ("mm", "bmm", "addmm", "baddbmm")
 
 
@@ -81,7 +78,7 @@ def _tied(analysis: Analysis, group: Group) -> set[str]:
 def _readers(t: Context, flow: Dataflow, value: Value) -> Iterator[tuple[Op, list[str]]]:
     """Operations that compute with a value, moved or not, and the parameters they read it by."""
     for op in flow.users(value):
-        if op.name in _MOVES:
+        if op.name in MOVES_OF_ONE:
             yield from _readers(t, flow, flow.made(op))
         else:
             factors = op.args[1:3] if op.name in ("addmm", "baddbmm") else op.args[:2]

@@ -19,7 +19,9 @@ from torch import Tensor, nn
 
 from gnomon.analysis.groups import Analysis, Group
 from gnomon.analysis.norms import of_leaf
-from gnomon.analysis.turn_travel import OTHER, NotBehind, Seen, Slot, Walk
+from gnomon.analysis.turn_states import OTHER, NotBehind, Seen
+from gnomon.analysis.turn_travel import TurnWalk
+from gnomon.analysis.walk import Slot
 from gnomon.axes import Axis, factors, leaves, resolve, segments
 from gnomon.errors import CannotPreserve, Unsupported
 from gnomon.ops.context import Context, Role
@@ -111,7 +113,7 @@ def _walked(model: nn.Module, analysis: Analysis, group: Group, kept: frozenset[
     seen, modules = Seen(), {id(m): name for name, m in model.named_modules()}
     for recording, own in zip(analysis.recordings, analysis.norms, strict=True):
         norms = list(of_leaf(own, group.leaf))
-        Walk(analysis.context, group.leaf, norms, kept, seen, modules).run(recording.ops)
+        TurnWalk(analysis.context, group.leaf, norms, modules, kept, seen).run(recording.ops)
     for slot, gains in seen.behind():
         found = sorted((g for g in gains if g is not None), key=lambda g: g.name)
         if found and (len(gains) > 1 or slot in seen.writes):
