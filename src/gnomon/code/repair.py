@@ -68,23 +68,26 @@ def repair(
         budget = Budget(_RECORDINGS * sum(len(tape) for tape in prediction.tapes))
     here = prediction.difference(model, calls)
     budget.spend(prediction, here)
+
+    def tried(edits: Sequence[AttributeEdit]) -> Difference | None:
+        _try(model, edits)
+        found = prediction.difference(model, calls)
+        budget.spend(prediction, found)
+        _take_back(model, edits)
+        return found
+
     while here is not None:
         better = None
-        likely = _as_in_others(model, prediction, made, here)
-
-        def tried(edits: Sequence[AttributeEdit]) -> Difference | None:
-            _try(model, edits)
-            found = prediction.difference(model, calls)
-            budget.spend(prediction, found)
-            _take_back(model, edits)
-            return found
-
-        others = _candidates(model, prediction, here, budget.pairs, tried)
-        for edits in itertools.chain(likely, others):
+        for edits in _as_in_others(model, prediction, made, here):
+            there = tried(edits)
+            fine = edits if there is None else _passed(model, prediction, edits, there)
+            if fine and (there is None or there.place > here.place):
+                better = fine, there
+        for edits in () if better else _candidates(model, prediction, here, budget.pairs, tried):
             if budget.left < 0:
                 break
             there = tried(edits)
-            if there is None or (edits not in likely and there.place > here.place):
+            if there is None or there.place > here.place:
                 better = edits, there
                 break
         if better is None:
@@ -148,6 +151,19 @@ def _as_in_others(
     return [[edit for _, edit in alike]] if any(id(m) in path for m, _ in alike) else []
 
 
+def _passed(
+    model: nn.Module, prediction: Prediction, edits: Sequence[AttributeEdit], there: Difference
+) -> list[AttributeEdit]:
+    """The edits of modules that ran as they should; none if it is one of them that does not."""
+    ops = prediction.ops[there.recording][: there.position + 1]
+    at = {id(m) for m in ops[-1].path} if ops else set()
+    ran = {id(m) for op in ops for m in op.path}
+    modules = [id(model.get_submodule(edit.path)) for edit in edits]
+    if any(m in at for m in modules):
+        return []
+    return [edit for edit, m in zip(edits, modules, strict=True) if m in ran]
+
+
 def _candidates(
     model: nn.Module,
     prediction: Prediction,
@@ -184,7 +200,9 @@ def _with_effect(
     ops = prediction.ops[here.recording][: here.position + 1]
     ran = {id(m) for op in ops for m in op.path}
     owner = id(ops[-1].path[-1]) if ops and ops[-1].path else 0
-    useful, around, idle = [], [], []
+    useful: list[list[AttributeEdit]] = []
+    around: list[list[AttributeEdit]] = []
+    idle: list[list[AttributeEdit]] = []
     for edits in single:
         modules = [id(model.get_submodule(edit.path)) for edit in edits]
         if len(edits) > 1 and sum(m in ran for m in modules) < 2:
