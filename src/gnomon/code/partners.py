@@ -48,7 +48,7 @@ class _Partners:
         for alike in list(self.roles.values()):
             if alike[0].name in self.along:
                 continue
-            for others in self._choices(alike[0]):
+            for others in self._choices(alike):
                 found = self._tried(alike, others)
                 if self.trials.over:
                     return
@@ -105,9 +105,10 @@ class _Partners:
         everywhere = len(alike) > 1 and all(self.trials.meet(g, h) for g in alike)
         return h.verdict in STREAMS or everywhere
 
-    def _choices(self, g: Group) -> list[list[Group]]:
+    def _choices(self, alike: Sequence[Group]) -> list[list[Group]]:
         """The groups that are regrouped in the same modules: one at a time, then all of them."""
-        near = [h for h in self.able if h is not g and self.trials.meet(g, h)]
+        g = alike[0]
+        near = [h for h in self.able if h not in alike and self.trials.meet(g, h)]
         size, own = resolve(g.leaf).size, {(s.name, s.dim) for s in g.slots}
 
         def order(h: Group) -> tuple[bool, bool, bool]:

@@ -13,8 +13,8 @@ Place = tuple[type, str, int]
 Part = tuple[Place, tuple[int, int]]  # which dimension of that operation, and where in it
 Alike = frozenset[Part]
 
-_VIEWS = ("view", "_unsafe_view", "reshape")
 _CUT = "split_with_sizes"
+REGROUPING = ("view", "_unsafe_view", "reshape", _CUT)
 
 
 def regrouping_places(
@@ -28,7 +28,7 @@ def regrouping_places(
     modules: dict[Axis, set[int]] = defaultdict(set)
     for recording in analysis.recordings:
         for op, place in zip(recording.ops, places_of(recording.ops), strict=True):
-            if op.name not in _VIEWS and op.name != _CUT:
+            if op.name not in REGROUPING:
                 continue
             for number, axis in enumerate(_regrouped(analysis, op)):
                 inner = leaves(axis)

@@ -90,6 +90,8 @@ class _Alone:
             tried = self._one_of_each(suspects)
             fault = trials.fault(tried)
             if fault is None:
+                if len(tried) == 1 and not trials.over:
+                    self.free |= {g.name for g in suspects}
                 break
             place, blamed = self._blamed(fault, suspects)
             sure = self._only_one(fault, tried, blamed)
@@ -102,7 +104,9 @@ class _Alone:
             suspects = [g for g in suspects if g not in blamed]
         # Two that share a number pass together, and fail alone.
         for alike in trials.by_alike(suspects):
-            if not trials.over and self._shares_a_number(alike[0], suspects):
+            if trials.over or alike[0].name in self.free:
+                continue
+            if self._shares_a_number(alike[0], suspects):
                 self._try_alone(alike, None, None)
 
     def _blamed(
