@@ -112,11 +112,13 @@ class Block(nn.Module):
 class Windows(nn.Module):
     """Blocks with and without a mask, and one of another class."""
 
-    def __init__(self, blocks=3):
+    def __init__(self, blocks=3, masked=True):
         super().__init__()
         self.width = self.features = self.planes = 6  # that nothing reads
         self.enter = nn.Linear(5, 6)
-        makers = [(Window, i % 2 == 1) for i in range(blocks - 1)] + [(OtherWindow, False)]
+        makers = [(Window, masked and i % 2 == 1) for i in range(blocks - 1)] + [
+            (OtherWindow, False)
+        ]
         self.blocks = nn.Sequential(*(Block(make(6, 2, mask), 6) for make, mask in makers))
         self.norm, self.head = nn.LayerNorm(6), nn.Linear(6, 2)
 

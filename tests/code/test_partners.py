@@ -148,6 +148,12 @@ def test_more_blocks_of_one_class_cost_no_more_trials(monkeypatch):
     assert many <= few
 
 
+def test_blocks_that_go_on_with_a_mask_are_answered_with_those_that_do_not(monkeypatch):
+    plain, _ = recordings(monkeypatch, lambda: Windows(4, masked=False))
+    masked, found = recordings(monkeypatch, lambda: Windows(4))
+    assert len(found["enter"]) == 4 and masked <= plain
+
+
 def test_numbers_that_nothing_reads_cost_one_more_trial_at_each_fault(monkeypatch):
     def crowded():
         model = Windows(3)
