@@ -36,11 +36,11 @@ _STREAMS = ("pre_norm", "gemma", "tied_stream", "bare_norms")
 _TURNED = ("normed_mlp", "pre_norm", "gemma", "bare_norms")
 _FEW = (
     "mlp resnet densenet conv_flatten_linear resnext instancenorm unet weight_normed called_twice "
-    "einsum attention splits experts_loop experts_stacked experts_picked"
+    "einsum attention splits cascades experts_loop experts_stacked experts_picked"
 ).split()
 _NORMED = (
     *("groupnorm", "normed_mlp", "layer_scale", "bag_of_words", "resnet", "attention_normed"),
-    "tied_decoder",
+    *("tied_decoder", "parts", "windows"),
     *_STREAMS,
 )
 

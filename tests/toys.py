@@ -13,6 +13,7 @@ import toy_images as images
 import toy_kept as kept
 import toy_mixtures as mixtures
 import toy_streams as streams
+import toy_ties as ties
 import toy_vectors as vectors
 from gnomon.models import DigitsNet, SmallConv
 
@@ -152,6 +153,9 @@ TOYS: dict[str, Toy] = {
     "tied_decoder": Toy(fused.Decoder, lambda draw: torch.randint(0, 7, (3, 4), generator=draw)),
     "tied_stream": Toy(lambda: streams.Language(streams.RootMeanSquare, tied=True), streams.words),
     "bare_norms": Toy(lambda: streams.Language(streams.BareSquares), streams.words),
+    "cascades": Toy(ties.Cascades, tokens),
+    "parts": Toy(ties.Parts, tokens),
+    "windows": Toy(ties.Windows, tokens),
     "two_inputs": Toy(vectors.TwoInputs, lambda draw: (vector(draw), noise(5, 2)(draw))),
     "two_paths": Toy(
         vectors.TwoPaths,

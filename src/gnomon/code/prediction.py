@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from gnomon.analysis.groups import Analysis
 from gnomon.analysis.scalings import factor_of, ratio, scale_of
 from gnomon.axes import Axis, Misfit, resolve, split
+from gnomon.code.regrouping import REGROUPING
 from gnomon.ops.context import Op
 from gnomon.recording.tape import Call, Recording, record
 
@@ -80,18 +81,28 @@ class Prediction:
             self.tapes = [tape[: self._end(i)] for i, tape in enumerate(self.tapes)]
 
     def _end(self, i: int) -> int:
-        """How many operations of a tape there are up to the last one that growth changes."""
-        for at in reversed(range(len(self.ops[i]))):
-            op, wanted = self.ops[i][at], self.tapes[i][at]
-            held = slice_start(op)
-            if (
-                wanted.scales
-                or wanted.shapes != op.shapes
-                or (held is not None and held[1] != wanted.start)
-                or any(self.size(a) != a.size for x in op.tensors() for a in self._axes(x))
-            ):
-                return at + 1
-        return 0
+        """How many operations of a tape there are up to the last one that growth changes.
+
+        And up to the last in the code that regroups what grows: it may use its numbers again.
+        """
+        end, owners = 0, set[int]()
+        for at, (op, wanted) in enumerate(zip(self.ops[i], self.tapes[i], strict=True)):
+            if self._changes(op, wanted):
+                end = at + 1
+                if op.name in REGROUPING and op.path:
+                    owners.add(id(op.path[-1]))
+            elif op.path and id(op.path[-1]) in owners:
+                end = at + 1
+        return end
+
+    def _changes(self, op: Op, wanted: Expected) -> bool:
+        held = slice_start(op)
+        return (
+            wanted.scales
+            or wanted.shapes != op.shapes
+            or (held is not None and held[1] != wanted.start)
+            or any(self.size(a) != a.size for x in op.tensors() for a in self._axes(x))
+        )
 
     def _axes(self, x: Tensor) -> Iterator[Axis]:
         return map(resolve, self.analysis.context.axes(x))

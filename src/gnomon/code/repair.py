@@ -8,7 +8,7 @@ growth is refused.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from torch import nn
@@ -68,17 +68,26 @@ def repair(
         budget = Budget(_RECORDINGS * sum(len(tape) for tape in prediction.tapes))
     here = prediction.difference(model, calls)
     budget.spend(prediction, here)
+
+    def tried(edits: Sequence[AttributeEdit]) -> Difference | None:
+        _try(model, edits)
+        found = prediction.difference(model, calls)
+        budget.spend(prediction, found)
+        _take_back(model, edits)
+        return found
+
     while here is not None:
         better = None
-        likely = _as_in_others(model, prediction, made, here)
-        for edits in itertools.chain(likely, _candidates(model, prediction, here, budget.pairs)):
+        for edits in _as_in_others(model, prediction, made, here):
+            there = tried(edits)
+            fine = edits if there is None else _passed(model, prediction, edits, there)
+            if fine and (there is None or there.place > here.place):
+                better = fine, there
+        for edits in () if better else _candidates(model, prediction, here, budget.pairs, tried):
             if budget.left < 0:
                 break
-            _try(model, edits)
-            there = prediction.difference(model, calls)
-            budget.spend(prediction, there)
-            _take_back(model, edits)
-            if there is None or (edits not in likely and there.place > here.place):
+            there = tried(edits)
+            if there is None or there.place > here.place:
                 better = edits, there
                 break
         if better is None:
@@ -142,18 +151,69 @@ def _as_in_others(
     return [[edit for _, edit in alike]] if any(id(m) in path for m, _ in alike) else []
 
 
+def _passed(
+    model: nn.Module, prediction: Prediction, edits: Sequence[AttributeEdit], there: Difference
+) -> list[AttributeEdit]:
+    """The edits of modules that ran as they should; none if it is one of them that does not."""
+    ops = prediction.ops[there.recording][: there.position + 1]
+    at = {id(m) for m in ops[-1].path} if ops else set()
+    ran = {id(m) for op in ops for m in op.path}
+    modules = [id(model.get_submodule(edit.path)) for edit in edits]
+    if any(m in at for m in modules):
+        return []
+    return [edit for edit, m in zip(edits, modules, strict=True) if m in ran]
+
+
 def _candidates(
-    model: nn.Module, prediction: Prediction, here: Difference, pairs: int
+    model: nn.Module,
+    prediction: Prediction,
+    here: Difference,
+    pairs: int,
+    tried: Callable[[Sequence[AttributeEdit]], Difference | None],
 ) -> Iterator[list[AttributeEdit]]:
     """Attributes that could explain the difference, nearest module first; alone, then with all
     modules of the same class that hold the same value."""
-    single: list[list[AttributeEdit]] = []
-    for edits in _single_candidates(model, prediction, here):
-        single.append(edits)
-        yield edits
+    single = list(_single_candidates(model, prediction, here))
+    if prediction.short:
+        single, idle = _with_effect(model, prediction, here, single, tried)
+        yield from single
+        single += idle
+    else:
+        yield from single
     if prediction.grown < 2:
         return
     yield from itertools.islice(_together(prediction, here, single), pairs)
+
+
+def _with_effect(
+    model: nn.Module,
+    prediction: Prediction,
+    here: Difference,
+    single: Sequence[list[AttributeEdit]],
+    tried: Callable[[Sequence[AttributeEdit]], Difference | None],
+) -> tuple[list[list[AttributeEdit]], list[list[AttributeEdit]]]:
+    """What is worth a trial of its own, and what is not, for it was not read so far.
+
+    Several modules at once cannot do more than one of them, if the others have yet to run. And if
+    all numbers of the modules around together leave the difference as it is, each of them would.
+    """
+    ops = prediction.ops[here.recording][: here.position + 1]
+    ran = {id(m) for op in ops for m in op.path}
+    owner = id(ops[-1].path[-1]) if ops and ops[-1].path else 0
+    useful: list[list[AttributeEdit]] = []
+    around: list[list[AttributeEdit]] = []
+    idle: list[list[AttributeEdit]] = []
+    for edits in single:
+        modules = [id(model.get_submodule(edit.path)) for edit in edits]
+        if len(edits) > 1 and sum(m in ran for m in modules) < 2:
+            idle.append(edits)
+        else:
+            (useful if owner in modules else around).append(edits)
+    if len(around) > 1:
+        one_each = {(edit.path, edit.name): edit for edits in reversed(around) for edit in edits}
+        if tried(list(one_each.values())) == here:
+            return useful, idle + around
+    return useful + around, idle
 
 
 def _together(

@@ -1,0 +1,126 @@
+"""Blocks whose own numbers tie groups to one another: shared sizes of splits, C // heads."""
+
+import torch
+from torch import nn
+
+
+class Cascade(nn.Module):
+    """Each head reads a slice of the stream and what the head before gave; two numbers for all.
+
+    Values of the first head are added to the stream's slice, those of the last are their own.
+    """
+
+    def __init__(self, width, key_dim):
+        super().__init__()
+        self.key_dim, self.val_dim, self.scale = key_dim, width // 2, key_dim**-0.5
+        self.heads = nn.ModuleList(nn.Linear(width // 2, 2 * key_dim + width // 2) for _ in "12")
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x):
+        parts, done = x.chunk(len(self.heads), -1), []
+        y = 0
+        for part, head in zip(parts, self.heads, strict=True):
+            q, k, v = head(part + y).split([self.key_dim, self.key_dim, self.val_dim], -1)
+            y = ((q * self.scale) @ k.transpose(-2, -1)).softmax(-1) @ v
+            done.append(y)
+        return x + self.out(torch.cat(done, -1).tanh())
+
+
+class Cascades(nn.Module):
+    """Two stages of two blocks each, of other widths."""
+
+    def __init__(self):
+        super().__init__()
+        self.enter, self.first = nn.Linear(5, 4), nn.Sequential(Cascade(4, 3), Cascade(4, 3))
+        self.between, self.second = nn.Linear(4, 10), nn.Sequential(Cascade(10, 3), Cascade(10, 3))
+        self.head = nn.Linear(10, 2)
+
+    def forward(self, x):
+        x = self.first(self.enter(x))
+        return self.head(self.second(self.between(x.tanh())).tanh())
+
+
+class Part(nn.Module):
+    """Attention on the first channels of a stream; the rest is counted as a difference."""
+
+    def __init__(self, part, width, key_dim):
+        super().__init__()
+        self.part, self.width, self.key_dim = part, width, key_dim
+        self.norm, self.qkv = nn.LayerNorm(part), nn.Linear(part, 2 * key_dim + part)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x):
+        ours, rest = torch.split(x, [self.part, self.width - self.part], -1)
+        qkv = self.qkv(self.norm(ours))
+        q, k, v = torch.split(qkv, [self.key_dim, self.key_dim, self.part], -1)
+        ours = (q @ k.transpose(-2, -1) * 0.6).softmax(-1) @ v
+        return x + self.out(torch.cat([ours, rest], -1).tanh())
+
+
+class Parts(nn.Module):
+    """Two stages, the first of two blocks."""
+
+    def __init__(self):
+        super().__init__()
+        self.enter, self.first = nn.Linear(5, 5), nn.Sequential(Part(2, 5, 3), Part(2, 5, 3))
+        self.between, self.second = nn.Linear(5, 7), Part(4, 7, 3)
+        self.head = nn.Linear(7, 2)
+
+    def forward(self, x):
+        x = self.first(self.enter(x))
+        return self.head(self.second(self.between(x.tanh())).tanh())
+
+
+class Window(nn.Module):
+    """C // heads, where C is the width of what comes in; every second block has a mask."""
+
+    def __init__(self, width, heads, masked):
+        super().__init__()
+        self.num_heads, self.masked = heads, masked
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def forward(self, x):
+        batch, length, width = x.shape
+        qkv = self.qkv(x).view(batch, length, 3, self.num_heads, width // self.num_heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        scores = q @ k.transpose(-2, -1) * 0.6
+        if self.masked:
+            mask = scores.new_ones(2, length, length).triu(1)
+            scores = scores.view(batch // 2, 2, self.num_heads, length, length)
+            scores = (scores - 5 * mask.unsqueeze(1)).view(-1, self.num_heads, length, length)
+        return self.out((scores.softmax(-1) @ v).transpose(1, 2).reshape(batch, length, width))
+
+
+class OtherWindow(Window):
+    """The same by another class: heads that are not counted among those of the first."""
+
+
+class Block(nn.Module):
+    """Attention and two layers, each under a norm."""
+
+    def __init__(self, attention, width):
+        super().__init__()
+        self.norm, self.attention = nn.LayerNorm(width), attention
+        self.feed = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 7), nn.ReLU())
+        self.back = nn.Linear(7, width)
+
+    def forward(self, x):
+        x = x + self.attention(self.norm(x))
+        return x + self.back(self.feed(x))
+
+
+class Windows(nn.Module):
+    """Blocks with and without a mask, and one of another class."""
+
+    def __init__(self, blocks=3, masked=True):
+        super().__init__()
+        self.width = self.features = self.planes = 6  # that nothing reads
+        self.enter = nn.Linear(5, 6)
+        makers = [(Window, masked and i % 2 == 1) for i in range(blocks - 1)] + [
+            (OtherWindow, False)
+        ]
+        self.blocks = nn.Sequential(*(Block(make(6, 2, mask), 6) for make, mask in makers))
+        self.norm, self.head = nn.LayerNorm(6), nn.Linear(6, 2)
+
+    def forward(self, x):
+        return self.head(self.norm(self.blocks(self.enter(x))))
