@@ -20,6 +20,7 @@ from gnomon.axes import resolve
 from gnomon.code.partners import partners
 from gnomon.code.regrouping import Alike, Place
 from gnomon.code.repair import TiedInCode
+from gnomon.code.streams import streams
 from gnomon.code.trials import STREAMS, Trials
 from gnomon.recording.tape import Call
 
@@ -27,6 +28,8 @@ from gnomon.recording.tape import Call
 # they tell early what growing would find out, and must not cost much more than the analysis.
 _ALONE = (5, 8000, 0)  # what fails together is tried alone: then no pair is needed
 _ALONG = (2, 3000, 10)
+_STREAMS = (6, 8000, 10)
+_LONG = 2500  # operations of a tape on which one trial of a stream costs more than it tells
 
 
 @dataclass(frozen=True)
@@ -41,14 +44,20 @@ def tied_in_code(model: nn.Module, calls: Sequence[Call], analysis: Analysis) ->
     """The groups that the model's code ties to a number, or to other groups."""
     trials = Trials(model, calls, analysis)
     suspects = [g for g in analysis.groups if g.verdict == "growable" and g.leaf in trials.places]
-    if not suspects:
+    if not trials.places:
         return Ties()
-    trials.allow(*_ALONE)
-    search = _Alone(trials)
-    search.among(suspects)
-    trials.allow(*_ALONG)
-    found = partners(trials, search.refused, search.roles, search.free)
-    return Ties({n: why for n, why in search.refused.items() if n not in found}, found)
+    search, found = _Alone(trials), dict[str, tuple[str, ...]]()
+    if suspects:
+        trials.allow(*_ALONE)
+        search.among(suspects)
+        trials.allow(*_ALONG)
+        found = partners(trials, search.refused, search.roles, search.free)
+    cannot: dict[str, str] = {}
+    if len(analysis.recordings[0].ops) <= _LONG:
+        trials.allow(*_STREAMS)
+        found, cannot = streams(trials, search.refused, found)
+    refused = {n: why for n, why in search.refused.items() if n not in found}
+    return Ties(refused | cannot, found)
 
 
 def refuse(analysis: Analysis, ties: Ties) -> Analysis:

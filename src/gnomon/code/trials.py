@@ -90,9 +90,12 @@ class Trials:
 
     def meet(self, g: Group, h: Group) -> bool:
         """Whether one group has a tensor in a module that regroups the other, or in a child."""
+        return not self.near(h).isdisjoint(self.modules[g.leaf])
+
+    def near(self, h: Group) -> set[int]:
+        """The modules of a group's tensors, those around these, and those that regroup it."""
         if h.name not in self._owners:
             paths = {s.name.rpartition(".")[0] for s in h.slots}
             paths |= {path.rpartition(".")[0] for path in paths}
             self._owners[h.name] = {id(self.model.get_submodule(path)) for path in paths}
-        near = self._owners[h.name] | self.modules.get(h.leaf, set())
-        return not near.isdisjoint(self.modules[g.leaf])
+        return self._owners[h.name] | self.modules.get(h.leaf, set())

@@ -1,0 +1,112 @@
+"""What must grow along with a stream: found by growing the stream, and by following what fails.
+
+`C // heads` fits heads that grow with C; a convolution beside them may give C channels too, and
+the next class of blocks has heads of its own. So the first operation that fails names the module,
+what it regroups there is grown along, and the next failure is looked at, until all runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from gnomon.analysis.groups import Group
+from gnomon.code.repair import TiedInCode
+from gnomon.code.trials import STREAMS, Trials
+
+_STEPS = 6  # failures that are followed for one stream
+_WAYS = 4  # that are tried at one of them
+
+
+def streams(
+    trials: Trials, refused: Mapping[str, str], along: Mapping[str, tuple[str, ...]]
+) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
+    """What grows along with each stream that is not known to, and streams that cannot grow: why.
+
+    refused: groups that cannot grow alone.   along: what is known to grow along already.
+    """
+    search = _Streams(trials, refused, along)
+    for g in trials.analysis.groups:
+        if g.verdict in STREAMS and g.name not in search.along and not trials.over:
+            search.try_one(g)
+    return search.along, search.refused
+
+
+class _Streams:
+    def __init__(
+        self, trials: Trials, refused: Mapping[str, str], along: Mapping[str, tuple[str, ...]]
+    ) -> None:
+        self.trials, self.alone = trials, refused
+        self.along, self.refused = dict(along), dict[str, str]()
+        groups = trials.analysis.groups
+        self.able = [g for g in groups if g.verdict != "refused" and g.rules]
+
+    def try_one(self, stream: Group) -> None:
+        """Find out whether a stream grows, and with whom."""
+        fault = self.trials.fault([stream], double=True)
+        if fault is None:
+            return
+        found = self._followed([stream], fault, _STEPS)
+        if self.trials.over:
+            return
+        if found is None:
+            self.refused[stream.name] = str(fault)
+            return
+        others = [g for g in found if g is not stream]
+        self._join(stream.name, [g.name for g in others])
+        for g in others:
+            if g.name in self.alone or g.verdict in STREAMS:
+                self._join(g.name, [stream.name])
+
+    def _join(self, name: str, others: Sequence[str]) -> None:
+        self.along[name] = tuple(dict.fromkeys((*self.along.get(name, ()), *others)))
+
+    def _followed(self, members: list[Group], fault: TiedInCode, steps: int) -> list[Group] | None:
+        """These and whoever must grow along, or None. fault: where the code fails with these."""
+        for role in self._roles(members, fault)[:_WAYS] if steps else ():
+            more = [*members, *role]
+            then = self.trials.fault(more, double=True)
+            if self.trials.over:
+                return None
+            if then is None:
+                return more
+            if then.difference.place > fault.difference.place:
+                found = self._followed(more, then, steps - 1)
+                if found is not None or self.trials.over:
+                    return found
+        return None
+
+    def _roles(self, members: Sequence[Group], fault: TiedInCode) -> list[list[Group]]:
+        """What may grow along where it fails, each with those that are the same beside the stream.
+
+        Heads first: that is what code counts. A group that multiplies a member is none of them.
+        """
+        _, touched = self.trials.failing(fault)
+        owner, modules = self.trials.failing_in(fault), self.trials.modules
+        own = {(s.name, s.dim) for g in members if g.verdict not in STREAMS for s in g.slots}
+        free = [
+            g
+            for g in self.able
+            if g not in members and not own & {(s.name, s.dim) for s in g.slots}
+        ]
+        here = [g for g in free if g.leaf in touched or owner in modules.get(g.leaf, ())]
+        here.sort(key=lambda g: (g.leaf not in touched, g.kind != "heads"))
+        beside = [g for g in free if not self.trials.near(g).isdisjoint(self._around(members[0]))]
+        roles = {self._role(g): [g] for g in here}
+        for g in beside:
+            role = roles.get(self._role(g))
+            if role is not None and g not in role:
+                role.append(g)
+        return list(roles.values())
+
+    def _around(self, stream: Group) -> set[int]:
+        """Modules that read or write a stream, but not what holds them all."""
+        return self.trials.near(stream) - {id(self.trials.model)}
+
+    def _role(self, g: Group) -> object:
+        """What a group has in common with those that stand elsewhere as it stands here."""
+        regrouped = self.trials.alike(g)
+        if regrouped:
+            return g.kind, regrouped
+        get = self.trials.model.get_submodule
+        parts = [(*s.name.rpartition(".")[::2], s.dim) for s in g.slots]
+        return g.width, frozenset((type(get(path)), name, dim) for path, name, dim in parts)
