@@ -18,40 +18,43 @@ _WAYS = 4  # that are tried at one of them
 
 
 def streams(
-    trials: Trials, refused: Mapping[str, str], along: Mapping[str, tuple[str, ...]]
+    trials: Trials, refused: Mapping[str, str]
 ) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
-    """What grows along with each stream that is not known to, and streams that cannot grow: why.
+    """Per group, which others grow along: of streams, and of what they take along.
 
-    refused: groups that cannot grow alone.   along: what is known to grow along already.
+    Also the streams that cannot grow, and why, as far as trials may tell.
+
+    refused: groups that cannot grow alone.
     """
-    search = _Streams(trials, refused, along)
-    for g in trials.analysis.groups:
-        if g.verdict in STREAMS and g.name not in search.along and not trials.over:
-            search.try_one(g)
-    return search.along, search.refused
+    search = _Streams(trials, refused)
+    faults: dict[str, TiedInCode] = {}
+    every = [g for g in trials.analysis.groups if g.verdict in STREAMS]
+    for g in every:
+        fault = None if trials.over else trials.fault([g], double=True)
+        if fault is not None:
+            faults[g.name] = fault
+    for g in every:
+        if g.name in faults and g.name not in search.along and not trials.over:
+            search.try_one(g, faults[g.name])
+    cannot = {name: str(fault) for name, fault in faults.items() if name not in search.along}
+    return search.along, cannot
 
 
 class _Streams:
-    def __init__(
-        self, trials: Trials, refused: Mapping[str, str], along: Mapping[str, tuple[str, ...]]
-    ) -> None:
+    def __init__(self, trials: Trials, refused: Mapping[str, str]) -> None:
         self.trials, self.alone = trials, refused
-        self.along, self.refused = dict(along), dict[str, str]()
+        self.helped: set[object] = set()  # the roles of what streams took along
+        self.along: dict[str, tuple[str, ...]] = {}
         groups = trials.analysis.groups
         self.able = [g for g in groups if g.verdict != "refused" and g.rules]
 
-    def try_one(self, stream: Group) -> None:
-        """Find out whether a stream grows, and with whom."""
-        fault = self.trials.fault([stream], double=True)
-        if fault is None:
-            return
-        found = self._followed([stream], fault, _STEPS)
-        if self.trials.over:
-            return
-        if found is None:
-            self.refused[stream.name] = str(fault)
+    def try_one(self, stream: Group, fault: TiedInCode) -> None:
+        """Find out with whom a stream grows. fault: where the code fails if it grows alone."""
+        found = self._as_before(stream) or self._followed([stream], fault, _STEPS)
+        if found is None or self.trials.over:
             return
         others = [g for g in found if g is not stream]
+        self.helped |= {self._role(g) for g in others}
         self._join(stream.name, [g.name for g in others])
         for g in others:
             if g.name in self.alone or g.verdict in STREAMS:
@@ -59,6 +62,13 @@ class _Streams:
 
     def _join(self, name: str, others: Sequence[str]) -> None:
         self.along[name] = tuple(dict.fromkeys((*self.along.get(name, ()), *others)))
+
+    def _as_before(self, stream: Group) -> list[Group] | None:
+        """A stream with what stands beside it as what another one took along, if that is all."""
+        others = [g for g in self._beside(stream) if self._role(g) in self.helped]
+        if not others or self.trials.fault([stream, *others], double=True) is not None:
+            return None
+        return [stream, *others]
 
     def _followed(self, members: list[Group], fault: TiedInCode, steps: int) -> list[Group] | None:
         """These and whoever must grow along, or None. fault: where the code fails with these."""
@@ -90,17 +100,18 @@ class _Streams:
         ]
         here = [g for g in free if g.leaf in touched or owner in modules.get(g.leaf, ())]
         here.sort(key=lambda g: (g.leaf not in touched, g.kind != "heads"))
-        beside = [g for g in free if not self.trials.near(g).isdisjoint(self._around(members[0]))]
         roles = {self._role(g): [g] for g in here}
-        for g in beside:
+        for g in self._beside(members[0]):
             role = roles.get(self._role(g))
-            if role is not None and g not in role:
+            if role is not None and g in free and g not in role:
                 role.append(g)
         return list(roles.values())
 
-    def _around(self, stream: Group) -> set[int]:
-        """Modules that read or write a stream, but not what holds them all."""
-        return self.trials.near(stream) - {id(self.trials.model)}
+    def _beside(self, stream: Group) -> list[Group]:
+        """What is read, written or regrouped in modules that read or write a stream."""
+        around = self.trials.near(stream) - {id(self.trials.model)}  # but not what holds them all
+        near = self.trials.near
+        return [g for g in self.able if g is not stream and not near(g).isdisjoint(around)]
 
     def _role(self, g: Group) -> object:
         """What a group has in common with those that stand elsewhere as it stands here."""
@@ -109,4 +120,4 @@ class _Streams:
             return g.kind, regrouped
         get = self.trials.model.get_submodule
         parts = [(*s.name.rpartition(".")[::2], s.dim) for s in g.slots]
-        return g.width, frozenset((type(get(path)), name, dim) for path, name, dim in parts)
+        return frozenset((type(get(path)), name, dim) for path, name, dim in parts)

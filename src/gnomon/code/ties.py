@@ -43,21 +43,21 @@ class Ties:
 def tied_in_code(model: nn.Module, calls: Sequence[Call], analysis: Analysis) -> Ties:
     """The groups that the model's code ties to a number, or to other groups."""
     trials = Trials(model, calls, analysis)
-    suspects = [g for g in analysis.groups if g.verdict == "growable" and g.leaf in trials.places]
     if not trials.places:
         return Ties()
-    search, found = _Alone(trials), dict[str, tuple[str, ...]]()
-    if suspects:
-        trials.allow(*_ALONE)
-        search.among(suspects)
-        trials.allow(*_ALONG)
-        found = partners(trials, search.refused, search.roles, search.free)
-    cannot: dict[str, str] = {}
+    search = _Alone(trials)
+    trials.allow(*_ALONE)
+    search.among(
+        [g for g in analysis.groups if g.verdict == "growable" and g.leaf in trials.places]
+    )
+    along, cannot = dict[str, tuple[str, ...]](), dict[str, str]()
     if len(analysis.recordings[0].ops) <= _LONG:
         trials.allow(*_STREAMS)
-        found, cannot = streams(trials, search.refused, found)
-    refused = {n: why for n, why in search.refused.items() if n not in found}
-    return Ties(refused | cannot, found)
+        along, cannot = streams(trials, search.refused)
+    refused = {n: why for n, why in search.refused.items() if n not in along}
+    trials.allow(*_ALONG)
+    along |= partners(trials, refused, search.roles, search.free)
+    return Ties({n: why for n, why in refused.items() if n not in along} | cannot, along)
 
 
 def refuse(analysis: Analysis, ties: Ties) -> Analysis:
