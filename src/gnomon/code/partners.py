@@ -18,13 +18,18 @@ _PARTNERS = 6  # that are tried for one group
 
 
 def partners(
-    trials: Trials, refused: Mapping[str, str], roles: Mapping[str, object], free: set[str]
+    trials: Trials,
+    refused: Mapping[str, str],
+    roles: Mapping[str, object],
+    free: set[str],
+    known: Mapping[str, tuple[str, ...]],
 ) -> dict[str, tuple[str, ...]]:
     """Per group, which others grow along: of those that were refused, and of these others.
 
     roles: what those have in common that were refused together. free: what grows alone.
+    known: what is said of some already, and stays as it is.
     """
-    search = _Partners(trials, refused, roles, free)
+    search = _Partners(trials, refused, roles, free, known)
     search.all_of(refused)
     return search.along
 
@@ -32,10 +37,10 @@ def partners(
 class _Partners:
     def __init__(
         self, trials: Trials, refused: Mapping[str, str], roles: Mapping[str, object],
-        free: set[str],
+        free: set[str], known: Mapping[str, tuple[str, ...]],
     ) -> None:  # fmt: skip
         self.trials, self.free = trials, free
-        self.along: dict[str, tuple[str, ...]] = {}
+        self.along = dict(known)
         groups = trials.analysis.groups
         self.able = [g for g in groups if g.verdict != "refused" and g.rules]
         self.roles: dict[object, list[Group]] = defaultdict(list)

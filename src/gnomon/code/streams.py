@@ -15,6 +15,7 @@ from gnomon.code.trials import STREAMS, Trials
 
 _STEPS = 6  # failures that are followed for one stream
 _WAYS = 4  # that are tried at one of them
+_REST = (1, 4000, 5)  # what trials may run for streams of which there was no time to say more
 
 
 def streams(
@@ -28,14 +29,18 @@ def streams(
     """
     search = _Streams(trials, refused)
     faults: dict[str, TiedInCode] = {}
-    every = [g for g in trials.analysis.groups if g.verdict in STREAMS]
-    for g in every:
-        fault = None if trials.over else trials.fault([g], double=True)
+    waiting = [g for g in trials.analysis.groups if g.verdict in STREAMS]
+    while waiting and not trials.over:
+        g = waiting.pop(0)
+        fault = None if g.name in search.along else trials.fault([g], double=True)
         if fault is not None:
             faults[g.name] = fault
-    for g in every:
-        if g.name in faults and g.name not in search.along and not trials.over:
-            search.try_one(g, faults[g.name])
+            search.try_one(g, fault)
+    trials.allow(*_REST)
+    for g in waiting:
+        fault = None if trials.over or g.name in search.along else trials.fault([g], double=True)
+        if fault is not None:
+            faults[g.name] = fault
     cannot = {name: str(fault) for name, fault in faults.items() if name not in search.along}
     return search.along, cannot
 
@@ -116,8 +121,10 @@ class _Streams:
     def _role(self, g: Group) -> object:
         """What a group has in common with those that stand elsewhere as it stands here."""
         regrouped = self.trials.alike(g)
+        if regrouped and g.kind != "channels":  # some blocks of a class go on with a mask, say
+            return g.kind, frozenset(place[0] for place, _ in regrouped)
         if regrouped:
-            return g.kind, regrouped
+            return regrouped
         get = self.trials.model.get_submodule
         parts = [(*s.name.rpartition(".")[::2], s.dim) for s in g.slots]
         return frozenset((type(get(path)), name, dim) for path, name, dim in parts)

@@ -56,7 +56,7 @@ def tied_in_code(model: nn.Module, calls: Sequence[Call], analysis: Analysis) ->
         along, cannot = streams(trials, search.refused)
     refused = {n: why for n, why in search.refused.items() if n not in along}
     trials.allow(*_ALONG)
-    along |= partners(trials, refused, search.roles, search.free)
+    along = partners(trials, refused, search.roles, search.free, along)
     return Ties({n: why for n, why in refused.items() if n not in along} | cannot, along)
 
 
