@@ -15,7 +15,7 @@ from gnomon.code.trials import STREAMS, Trials
 
 _STEPS = 6  # failures that are followed for one stream
 _WAYS = 4  # that are tried at one of them
-_REST = (1, 4000, 5)  # what trials may run for streams of which there was no time to say more
+_REST = (1, 4000, 30)  # what trials may run for streams of which there was no time to say more
 
 
 def streams(
@@ -70,7 +70,14 @@ class _Streams:
 
     def _as_before(self, stream: Group) -> list[Group] | None:
         """A stream with what stands beside it as what another one took along, if that is all."""
-        others = [g for g in self._beside(stream) if self._role(g) in self.helped]
+        beside = self._beside(stream)
+        counted = {(s.name, s.dim) for g in beside if g.kind == "heads" for s in g.slots}
+        others = [
+            g
+            for g in beside
+            if self._role(g) in self.helped
+            and (g.kind == "heads" or not counted & {(s.name, s.dim) for s in g.slots})
+        ]
         if not others or self.trials.fault([stream, *others], double=True) is not None:
             return None
         return [stream, *others]

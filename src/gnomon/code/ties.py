@@ -28,7 +28,7 @@ from gnomon.recording.tape import Call
 # they tell early what growing would find out, and must not cost much more than the analysis.
 _ALONE = (5, 8000, 0)  # what fails together is tried alone: then no pair is needed
 _ALONG = (2, 3000, 10)
-_STREAMS = (6, 8000, 10)
+_STREAMS = (6, 8000, 30)
 _LONG = 2500  # operations of a tape on which one trial of a stream costs more than it tells
 
 
