@@ -40,7 +40,7 @@ _FEW = (
 ).split()
 _NORMED = (
     *("groupnorm", "normed_mlp", "layer_scale", "bag_of_words", "resnet", "attention_normed"),
-    *("tied_decoder", "parts", "windows"),
+    *("tied_decoder", "parts", "windows", "pyramid"),
     *_STREAMS,
 )
 

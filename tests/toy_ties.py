@@ -101,7 +101,7 @@ class Block(nn.Module):
     def __init__(self, attention, width):
         super().__init__()
         self.norm, self.attention = nn.LayerNorm(width), attention
-        self.feed = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 7), nn.ReLU())
+        self.feed = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 7), nn.GELU())
         self.back = nn.Linear(7, width)
 
     def forward(self, x):
@@ -124,3 +124,54 @@ class Windows(nn.Module):
 
     def forward(self, x):
         return self.head(self.norm(self.blocks(self.enter(x))))
+
+
+class Reducing(nn.Module):
+    """Attention to every second position, by a layer of its own that gives as many channels."""
+
+    def __init__(self, width, heads):
+        super().__init__()
+        self.num_heads = heads
+        self.q, self.kv = nn.Linear(width, width), nn.Linear(width, 2 * width)
+        self.reduce, self.norm = nn.Conv1d(width, width, 2, stride=2), nn.LayerNorm(width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x):
+        batch, length, width = x.shape
+        q = self.q(x).view(batch, length, self.num_heads, -1).transpose(1, 2)
+        fewer = self.reduce(x.transpose(1, 2).reshape(batch, width, length))
+        fewer = self.norm(fewer.view(batch, width, -1).transpose(1, 2))
+        kv = self.kv(fewer).view(batch, -1, 2, self.num_heads, width // self.num_heads)
+        k, v = kv.permute(2, 0, 3, 1, 4).unbind(0)
+        scores = q @ k.transpose(-2, -1) * 0.6
+        return self.out((scores.softmax(-1) @ v).transpose(1, 2).reshape(batch, length, width))
+
+
+class Pyramid(nn.Module):
+    """Two stages of other widths and heads, of two blocks each, and one with plain attention."""
+
+    def __init__(self):
+        super().__init__()
+        self.enter, self.leave = nn.Linear(5, 4), nn.Linear(9, 2)
+        self.first = nn.Sequential(Block(Reducing(4, 2), 4), Block(Reducing(4, 2), 4))
+        self.between = nn.Linear(4, 9)
+        self.second = nn.Sequential(Block(Reducing(9, 3), 9), Block(Window(9, 3, False), 9))
+        self.norm = nn.LayerNorm(9)
+
+    def forward(self, x):
+        x = self.between(self.first(self.enter(x)))
+        return self.leave(self.norm(self.second(x)))
+
+
+class Written(nn.Module):
+    """A stream of which the code has written down how wide it is, and hidden channels in pairs."""
+
+    def __init__(self):
+        super().__init__()
+        self.enter, self.norm = nn.Linear(5, 6), nn.LayerNorm(6)
+        self.hidden, self.leave = nn.Linear(6, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        rows = self.norm(self.enter(x)).reshape(-1, 6)
+        pairs = self.hidden(rows).reshape(*x.shape[:2], -1, 2)
+        return self.leave(pairs.tanh().flatten(2))

@@ -156,6 +156,7 @@ TOYS: dict[str, Toy] = {
     "cascades": Toy(ties.Cascades, tokens),
     "parts": Toy(ties.Parts, tokens),
     "windows": Toy(ties.Windows, tokens),
+    "pyramid": Toy(ties.Pyramid, tokens),
     "two_inputs": Toy(vectors.TwoInputs, lambda draw: (vector(draw), noise(5, 2)(draw))),
     "two_paths": Toy(
         vectors.TwoPaths,
