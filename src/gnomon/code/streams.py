@@ -130,8 +130,8 @@ class _Streams:
         regrouped = self.trials.alike(g)
         if regrouped and g.kind != "channels":  # some blocks of a class go on with a mask, say
             return g.kind, frozenset(place[0] for place, _ in regrouped)
-        if regrouped:
-            return regrouped
+        if regrouped:  # the first place is before they go on
+            return min(regrouped, key=lambda part: (part[0][2], part[0][1], part[1]))
         get = self.trials.model.get_submodule
         parts = [(*s.name.rpartition(".")[::2], s.dim) for s in g.slots]
         return frozenset((type(get(path)), name, dim) for path, name, dim in parts)
