@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from gnomon.analysis.groups import Group
 from gnomon.axes import resolve
 from gnomon.code.regrouping import Alike
-from gnomon.code.trials import STREAMS, Trials
+from gnomon.code.trials import STREAMS, Trials, dims_of
 
 _PARTNERS = 6  # that are tried for one group
 
@@ -41,10 +41,9 @@ class _Partners:
     ) -> None:  # fmt: skip
         self.trials, self.free = trials, free
         self.along = dict(known)
-        groups = trials.analysis.groups
-        self.able = [g for g in groups if g.verdict != "refused" and g.rules]
+        self.able = trials.able
         self.roles: dict[object, list[Group]] = defaultdict(list)
-        for g in groups:
+        for g in trials.analysis.groups:
             if g.name in refused:
                 self.roles[roles[g.name]].append(g)
 
@@ -114,10 +113,10 @@ class _Partners:
         """The groups that are regrouped in the same modules: one at a time, then all of them."""
         g = alike[0]
         near = [h for h in self.able if h not in alike and self.trials.meet(g, h)]
-        size, own = resolve(g.leaf).size, {(s.name, s.dim) for s in g.slots}
+        size, own = resolve(g.leaf).size, dims_of(g)
 
         def order(h: Group) -> tuple[bool, bool, bool]:
-            factors = own & {(s.name, s.dim) for s in h.slots}
+            factors = own & dims_of(h)
             return bool(factors), resolve(h.leaf).size != size, h.verdict != "growable"
 
         near.sort(key=order)

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from gnomon.analysis.groups import Group
+from gnomon.code.regrouping import Part
 from gnomon.code.repair import TiedInCode
-from gnomon.code.trials import STREAMS, Trials
+from gnomon.code.trials import STREAMS, Trials, dims_of
 
 _STEPS = 6  # failures that are followed for one stream
 _WAYS = 4  # that are tried at one of them
@@ -50,8 +51,7 @@ class _Streams:
         self.trials, self.alone = trials, refused
         self.helped: set[object] = set()  # the roles of what streams took along
         self.along: dict[str, tuple[str, ...]] = {}
-        groups = trials.analysis.groups
-        self.able = [g for g in groups if g.verdict != "refused" and g.rules]
+        self.able = trials.able
 
     def try_one(self, stream: Group, fault: TiedInCode) -> None:
         """Find out with whom a stream grows. fault: where the code fails if it grows alone."""
@@ -71,12 +71,11 @@ class _Streams:
     def _as_before(self, stream: Group) -> list[Group] | None:
         """A stream with what stands beside it as what another one took along, if that is all."""
         beside = self._beside(stream)
-        counted = {(s.name, s.dim) for g in beside if g.kind == "heads" for s in g.slots}
+        counted = {d for g in beside if g.kind == "heads" for d in dims_of(g)}
         others = [
             g
             for g in beside
-            if self._role(g) in self.helped
-            and (g.kind == "heads" or not counted & {(s.name, s.dim) for s in g.slots})
+            if self._role(g) in self.helped and (g.kind == "heads" or not counted & dims_of(g))
         ]
         if not others or self.trials.fault([stream, *others], double=True) is not None:
             return None
@@ -104,12 +103,8 @@ class _Streams:
         """
         _, touched = self.trials.failing(fault)
         owner, modules = self.trials.failing_in(fault), self.trials.modules
-        own = {(s.name, s.dim) for g in members if g.verdict not in STREAMS for s in g.slots}
-        free = [
-            g
-            for g in self.able
-            if g not in members and not own & {(s.name, s.dim) for s in g.slots}
-        ]
+        own = {d for g in members if g.verdict not in STREAMS for d in dims_of(g)}
+        free = [g for g in self.able if g not in members and not own & dims_of(g)]
         here = [g for g in free if g.leaf in touched or owner in modules.get(g.leaf, ())]
         here.sort(key=lambda g: (g.leaf not in touched, g.kind != "heads"))
         roles = {self._role(g): [g] for g in here}
@@ -131,7 +126,13 @@ class _Streams:
         if regrouped and g.kind != "channels":  # some blocks of a class go on with a mask, say
             return g.kind, frozenset(place[0] for place, _ in regrouped)
         if regrouped:  # the first place is before they go on
-            return min(regrouped, key=lambda part: (part[0][2], part[0][1], part[1]))
+            return min(regrouped, key=_early)
         get = self.trials.model.get_submodule
         parts = [(*s.name.rpartition(".")[::2], s.dim) for s in g.slots]
         return frozenset((type(get(path)), name, dim) for path, name, dim in parts)
+
+
+def _early(part: Part) -> tuple[int, str, str, tuple[int, int]]:
+    """For comparison: how early in a call of its module, and the same in every process."""
+    (owner, name, number), where = part
+    return number, name, owner.__qualname__, where

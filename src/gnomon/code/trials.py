@@ -27,6 +27,7 @@ class Trials:
     def __init__(self, model: nn.Module, calls: Sequence[Call], analysis: Analysis) -> None:
         self.model, self.calls, self.analysis = model, calls, analysis
         self.places, self.modules = regrouping_places(analysis)
+        self.able = [g for g in analysis.groups if g.verdict != "refused" and g.rules]
         self.budget = Budget(0)
         self._owners: dict[str, set[int]] = {}  # modules of a group's tensors and those around
 
@@ -99,3 +100,8 @@ class Trials:
             paths |= {path.rpartition(".")[0] for path in paths}
             self._owners[h.name] = {id(self.model.get_submodule(path)) for path in paths}
         return self._owners[h.name] | self.modules.get(h.leaf, set())
+
+
+def dims_of(g: Group) -> set[tuple[str, int]]:
+    """The dimensions of tensors that a group is part of; those that multiply it share some."""
+    return {(slot.name, slot.dim) for slot in g.slots}
