@@ -186,7 +186,7 @@ def row(name: str, found: dict[str, Any]) -> str:
 def main() -> None:
     """Read the options and go through the zoo."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--library", choices=[*zoo_models.LIBRARIES])
+    parser.add_argument("--library", dest="source", choices=[*zoo_models.LIBRARIES])
     parser.add_argument("--only", default="")
     parser.add_argument("--groups", type=int, default=1000, help="at most so many alone, per model")
     parser.add_argument("--seconds", type=float, default=600, help="per model")
@@ -197,7 +197,7 @@ def main() -> None:
     if asked.one:
         print(json.dumps(grow_all(asked.one, asked.groups)))
         return
-    kinds = [k for k in zoo_models.LIBRARIES if asked.library in (None, k) and installed(k)]
+    kinds = [k for k in zoo_models.LIBRARIES if asked.source in (None, k) and installed(k)]
     table = ["| model | growable / groups | " + " | ".join(VERDICTS) + " | dtype | analysis |"]
     table.append("|---|---" + "|---:" * len(VERDICTS) + "|---|---:|")
     print(*table, sep="\n", flush=True)

@@ -7,6 +7,7 @@ import importlib
 from types import ModuleType
 
 import torch
+from torch.library import Library
 
 from gnomon.opening.errors import MissingLibrary
 
@@ -40,7 +41,7 @@ def library(name: str) -> ModuleType:
 
 
 @functools.cache
-def _torchvision_loads() -> torch.library.Library | None:
+def _torchvision_loads() -> Library | None:
     """Let torchvision load where its compiled operators do not fit this torch.
 
     timm and transformers import it too. The declarations live as long as what is returned.
@@ -52,7 +53,7 @@ def _torchvision_loads() -> torch.library.Library | None:
     except RuntimeError as fault:
         if "torchvision::" not in str(fault):
             raise
-        declared = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
+        declared = Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
         for operator in _OPERATORS:
             declared.define(operator)  # type: ignore[no-untyped-call]
         return declared
