@@ -138,8 +138,9 @@ def answers(model: nn.Module, calls: Sequence[Call], known: Passes = NONE) -> An
         outputs.append([_plain(y) for y in run.outputs])
         if own:
             near = record(
-                model, _jittered(call), training=training, fake=False, keep=False, on_op=look
-            )
+                model, _jittered(call), training=training, fake=False, keep=False,
+                gradients=training, on_op=look,
+            )  # fmt: skip
             jittered.append([_plain(y) for y in near.outputs])
     first = narrow[0] if narrow else ""
     return Answers(outputs, precise if double else None, jittered if own else None, first)
