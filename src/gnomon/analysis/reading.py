@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 
+import torch
 from torch import Tensor, nn
 
 from gnomon import ops
@@ -116,11 +118,12 @@ def interpret(
 
 def rule_for(op: Op, extra: Table) -> OpRule | None:
     """The user's rule, the table's, the pointwise one by PyTorch's tag, or none."""
-    full = op.func._schema.name
-    if full in extra:
-        return extra[full]
-    if full.startswith("aten::"):
-        found = ops.TABLE.get(op.name)
-        if found is not None:
-            return found
-    return acts_per_entry if is_pointwise(op.func) else None
+    own = extra.get(op.func._schema.name) if extra else None
+    return own or _rule_of(op.func)
+
+
+@functools.cache
+def _rule_of(func: torch._ops.OpOverload) -> OpRule | None:
+    namespace, _, name = func._schema.name.partition("::")
+    found = ops.TABLE.get(name) if namespace == "aten" else None
+    return found or (acts_per_entry if is_pointwise(func) else None)
