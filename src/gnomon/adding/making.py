@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from gnomon.adding.neighbour import slope_of_odd_part
-from gnomon.adding.zero import ZeroStart, make_zero
-from gnomon.blocks import R2RBlock, Residual
+from gnomon.adding.trial import Trial
+from gnomon.adding.zero import ZeroStart
 from gnomon.draw import Draw, seeded_constructors
-from gnomon.errors import CannotPreserve, GrowthError, Unsupported
+from gnomon.errors import CannotPreserve
 from gnomon.planning.edit import ModuleEdit
 from gnomon.planning.spec import Factories, build
-from gnomon.recording.tape import Call, record
+from gnomon.recording.tape import record
 
 
 def make(edit: ModuleEdit, key: str, seed: int, factories: Factories) -> nn.Module:
@@ -60,40 +60,16 @@ def start(module: nn.Module, edit: ModuleEdit, key: str, seed: int) -> Started:
     Returns the networks that were made zero; of an `R2RBlock` each of its blocks.
     Raises CannotPreserve, Unsupported or NotProved if it cannot start there.
     """
-    if edit.start == "zero":
-        assert isinstance(module, Residual)
-        body, calls = module.body, [_example(module, edit)]
-        parts = list(body.branches) if isinstance(body, R2RBlock) else [body]
-        return tuple(
-            (part, make_zero(part, calls, twins=edit.twins, allow_dead=False, seed=seed))
-            for part in parts
-        )
-    if edit.start == "identity":
-        set_identity(module, Draw(seed, key))
+    return started(Trial(module, edit), key, seed)
+
+
+def started(trial: Trial, key: str, seed: int) -> Started:
+    """As `start`, for a module that may have run already: the passes count that it was tried in."""
+    if trial.edit.start == "zero":
+        return trial.start_at_zero(seed)
+    if trial.edit.start == "identity":
+        set_identity(trial.module, Draw(seed, key))
     return ()
-
-
-def check_shape(module: nn.Module, edit: ModuleEdit) -> None:
-    """Raise Unsupported unless the module runs on what it is given and keeps the shape."""
-    on_meta = any(t.is_meta for t in module.parameters())
-    name = type(module.body if isinstance(module, Residual) else module).__name__
-    inner = module.body if isinstance(module, Residual) else module
-    given = tuple(edit.shape)
-    try:
-        run = record(inner, _example(module, edit), training=False, fake=on_meta, keep=False)
-    except GrowthError:
-        raise
-    except Exception as fault:
-        raise Unsupported(
-            f"the block ({name}) does not run on {given}, which is what '{edit.place}' returns "
-            f"({type(fault).__name__}: {fault}). Give a block that takes and returns this shape"
-        ) from fault
-    shapes = [tuple(y.shape) for y in run.outputs]
-    if shapes != [given]:
-        raise Unsupported(
-            f"the block ({name}) makes {shapes[0] if len(shapes) == 1 else shapes} of {given}, "
-            f"which is what '{edit.place}' returns: a block must return the shape it is given"
-        )
 
 
 def check_identity(module: nn.Module, edit: ModuleEdit, arriving: Tensor) -> None:
@@ -106,15 +82,6 @@ def check_identity(module: nn.Module, edit: ModuleEdit, arriving: Tensor) -> Non
             f"have phi(y) = y there, or stand between two layers with phi(x) - phi(-x) = kappa x. "
             f"Use rule=R2R() with it"
         )
-
-
-def _example(module: nn.Module, edit: ModuleEdit) -> Call:
-    """Random numbers of the shape that the module will be given."""
-    like = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
-    draw = torch.Generator().manual_seed(0)
-    if like.is_meta:
-        return (torch.empty(edit.shape, dtype=like.dtype, device="meta"),), {}
-    return (torch.randn(edit.shape, generator=draw, dtype=torch.float64).to(like),), {}
 
 
 @torch.no_grad()

@@ -71,17 +71,24 @@ def start_at_zero(
     refuse_wrapped(module)
     if any(t.is_meta for t in owned_tensors(module).values()):
         raise Unsupported(f"a {type(module).__name__} on 'meta' has no weights to start from")
-    given = guessed_inputs(module) if example_inputs is None else example_inputs
-    make_zero(module, calls_of(given), twins=twins, allow_dead=allow_dead)
+    calls = calls_of(guessed_inputs(module) if example_inputs is None else example_inputs)
+    with torch.inference_mode(False):
+        analysis = analyse(module, calls, {})
+        make_zero(module, calls, analysis, twins=twins, allow_dead=allow_dead)
     return module
 
 
 def make_zero(
-    module: nn.Module, calls: list[Call], *, twins: int, allow_dead: bool, seed: int = 0
+    module: nn.Module,
+    calls: list[Call],
+    analysis: Analysis,
+    *,
+    twins: int,
+    allow_dead: bool,
+    seed: int = 0,
 ) -> ZeroStart:
-    """As `start_at_zero`; returns what was done."""
+    """As `start_at_zero`, for a module that was analysed on the calls; returns what was done."""
     with torch.inference_mode(False):
-        analysis = analyse(module, calls, {})
         outputs = _outputs(module, calls) if analysis.fake else _outputs_of(analysis.recordings)
         largest = _largest(outputs)
         start = plan_zero(module, calls, analysis, twins=twins, allow_dead=allow_dead)

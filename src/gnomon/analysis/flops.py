@@ -99,8 +99,15 @@ def block_flops(module: nn.Module, shape: Sequence[int]) -> int:
     like = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
     x = torch.zeros(tuple(shape), dtype=like.dtype, device=like.device)
     call: Call = ((x,), {})
-    # Setting up fake tensors takes longer than a small pass. Recurrent layers have kernels of
-    # their own, whose products only show on fake ones.
-    fake = wants_fake(module, [call]) or any(isinstance(m, nn.RNNBase) for m in module.modules())
-    run = record(module, call, training=False, fake=fake)
-    return sum(_count(op, lambda t: t.shape) for op in run.ops)
+    run = record(module, call, training=False, fake=counts_on_fake(module, call))
+    return flops_of(run.ops)
+
+
+def counts_on_fake(module: nn.Module, call: Call) -> bool:
+    """Whether a pass on fake tensors is what tells the FLOPs of a module.
+
+    Setting up fake tensors takes longer than a small pass. Recurrent layers have kernels of their
+    own, whose products only show on fake ones.
+    """
+    recurrent = any(isinstance(m, nn.RNNBase) for m in module.modules())
+    return recurrent or wants_fake(module, [call])

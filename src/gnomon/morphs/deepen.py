@@ -13,13 +13,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from gnomon.activations import PBatchNorm
 from gnomon.adding import templates
-from gnomon.adding.making import check_identity, check_shape, make, start
+from gnomon.adding.making import check_identity, make, started
 from gnomon.adding.neighbour import neighbour, range_of
+from gnomon.adding.trial import Trial
 from gnomon.blocks import Residual
 from gnomon.editing import insertion
 from gnomon.errors import CannotPreserve, GrowthError, Unsupported
 from gnomon.morphs.places import Place, place_of
-from gnomon.morphs.subject import Subject
+from gnomon.morphs.subject import Subject, size
 from gnomon.planning.edit import ModuleEdit, Start
 from gnomon.planning.plan import Plan
 from gnomon.planning.spec import describe, factories_needed
@@ -76,11 +77,11 @@ class Deepen:
         place = place_of(subject, self.after)
         try:
             first = self._edit(subject, place)
-            module = self._tried(subject, first, seed, place.output)
+            trial = self._tried(subject, first, seed, place.output)
         except GrowthError as refusal:
             raise type(refusal)(f"{self} cannot be done: {refusal}") from None
         edits = _repeated(first, place, self.count)
-        costs = subject.costs(module, first.shape, count=self.count)
+        costs = subject.costs_of(self.count * size(trial.module), self.count * trial.flops)
         return Plan(
             str(self), self.rule, seed, subject.fingerprint, {}, (), (), (),
             notes=self._notes(edits, place),
@@ -136,16 +137,17 @@ class Deepen:
     def _wrapped(self, module: nn.Module) -> nn.Module:
         return module if isinstance(self.rule, Net2Net) else Residual(module)
 
-    def _tried(self, subject: Subject, edit: ModuleEdit, seed: int, arriving: Tensor) -> nn.Module:
+    def _tried(self, subject: Subject, edit: ModuleEdit, seed: int, arriving: Tensor) -> Trial:
         """Make the block once, to learn now whether it fits and can start as it should."""
         key = f"{edit.place}|0"
         module = make(edit, key, seed, {})
-        check_shape(module, edit)
+        trial = Trial(module, edit)
+        trial.check_shape()
         if not any(p.is_meta for p in module.parameters()):
-            subject.tried.keep(edit, key, seed, module, start(module, edit, key, seed))
+            subject.tried.keep(edit, key, seed, module, started(trial, key, seed))
             if edit.start == "identity" and not isinstance(arriving, FakeTensor):
                 check_identity(module, edit, arriving)
-        return module
+        return trial
 
     def _notes(self, edits: tuple[ModuleEdit, ...], place: Place) -> tuple[str, ...]:
         notes = list(place.notes)

@@ -53,7 +53,7 @@ class Subject:
     @property
     def parameters(self) -> int:
         """How many numbers the model learns."""
-        return _size(self.model)
+        return size(self.model)
 
     @property
     def examples(self) -> int:
@@ -61,19 +61,19 @@ class Subject:
         first = self.analysis.recordings[0].inputs[0]
         return max(1, first.shape[0]) if first.dim() else 1
 
-    def costs(
-        self, new: nn.Module, shape: Sequence[int], old: nn.Module | None = None, count: int = 1
-    ) -> Costs:
-        """Parameters and forward FLOPs before and after `count` modules come, or one for another.
+    def costs(self, new: nn.Module, shape: Sequence[int], old: nn.Module | None = None) -> Costs:
+        """Parameters and forward FLOPs before and after a module comes, or one for another.
 
         shape: of what the modules are given.
         """
-        flops, _ = grown_flops(self.analysis, {})
-        more = count * (_size(new) - (_size(old) if old is not None else 0))
         work = block_flops(new, shape) - (block_flops(old, shape) if old is not None else 0)
+        return self.costs_of(size(new) - (size(old) if old is not None else 0), work)
+
+    def costs_of(self, parameters: int, flops: int) -> Costs:
+        """The costs before, and with so many parameters and FLOPs more, of all examples."""
+        now, _ = grown_flops(self.analysis, {})
         return Costs(
-            (self.parameters, self.parameters + more),
-            (flops, flops + count * work // self.examples),
+            (self.parameters, self.parameters + parameters), (now, now + flops // self.examples)
         )
 
     def again(self) -> Analysis:
@@ -81,5 +81,6 @@ class Subject:
         return analyse(self.model, self.calls, self.ops)
 
 
-def _size(module: nn.Module) -> int:
+def size(module: nn.Module) -> int:
+    """How many numbers a module learns."""
     return sum(p.numel() for p in module.parameters())

@@ -9,6 +9,7 @@ uses; everything else is refused, with what to pass.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
@@ -104,8 +105,16 @@ def build(spec: Spec, factories: Factories) -> nn.Module:
     for name, child in children.items():
         module.add_module(name, child)
     if spec.get("dtype"):
-        module.to(_dtype(spec["dtype"]))
+        _convert(module, _dtype(spec["dtype"]))
     return module
+
+
+def _convert(module: nn.Module, dtype: torch.dtype) -> None:
+    """As `module.to(dtype)`, which takes long over a module that has this dtype already."""
+    held = (t for m in module.modules() for t in (*m._parameters.values(), *m._buffers.values()))
+    others = (t for t in held if t is not None and t.dtype != dtype)
+    if any(t.is_floating_point() or t.is_complex() for t in others):
+        module.to(dtype)
 
 
 def _class(path: str, factories: Factories) -> Callable[..., nn.Module]:
@@ -142,18 +151,25 @@ def _described(module: nn.Module, part: Callable[[nn.Module], Spec]) -> Spec | N
     if isinstance(module, _CONTAINERS):
         children = {name: part(child) for name, child in module.named_children()}
         return spec | {"children": children} if type(module) in _CONTAINERS else None
-    for name, parameter in inspect.signature(type(module)).parameters.items():
-        if name in _NOT_KEPT or parameter.kind in (
-            parameter.VAR_KEYWORD,
-            parameter.VAR_POSITIONAL,
-        ):
-            continue
+    constructor: Callable[..., nn.Module] = type(module)
+    for name, required in _asked(constructor):
         try:
             spec["arguments"][name] = _encoded(getattr(module, name), name, part)
         except (AttributeError, TypeError):
-            if parameter.default is parameter.empty:
+            if required:
                 return None
     return spec
+
+
+@functools.lru_cache(maxsize=512)
+def _asked(constructor: Callable[..., nn.Module]) -> tuple[tuple[str, bool], ...]:
+    """What a class asks for when one is made, by name, and whether it must be given."""
+    return tuple(
+        (name, parameter.default is parameter.empty)
+        for name, parameter in inspect.signature(constructor).parameters.items()
+        if name not in _NOT_KEPT
+        and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+    )
 
 
 def _encoded(value: object, name: str, part: Callable[[nn.Module], Spec]) -> Any:
