@@ -49,10 +49,13 @@ def keepers(model: nn.Module) -> dict[str, nn.Module]:
     return {
         name: module
         for name, module in model.named_modules()
-        if not module.training
-        and (type(module).train is not nn.Module.train or "train" in module.__dict__)
-        and kept_tensors(module)
+        if not module.training and has_say(module) and kept_tensors(module)
     }
+
+
+def has_say(module: nn.Module) -> bool:
+    """Whether a module does something of its own when a mode is set."""
+    return type(module).train is not nn.Module.train or "train" in module.__dict__
 
 
 def renew(module: nn.Module) -> None:
