@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
+_NESTED = (dict, list, tuple)
 _REGISTERED = ("_parameters", "_buffers", "_modules")
 
 
@@ -18,7 +19,8 @@ def kept_tensors(module: nn.Module) -> dict[str, Tensor]:
     """The tensors in a module's own attributes and the containers there, by what holds them."""
     found: dict[str, Tensor] = {}
     for name, value in module.__dict__.items():
-        if name not in _REGISTERED:
+        holds = isinstance(value, Tensor) or (isinstance(value, _NESTED) and value)
+        if holds and name not in _REGISTERED:
             found |= dict(_tensors(name, value))
     return found
 
