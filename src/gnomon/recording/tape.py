@@ -317,15 +317,16 @@ def record(
                 Tensor, lambda x: mode.from_tensor(x.to("meta") if on_meta else x), (args, kwargs)
             )
             stack.enter_context(mode)
-        setting = Recorder(parameters, fake=mode, keep=False)
-        stack.callback(setting.put_back)
-        if not _is_in_mode(modules, training):
+        have_say = any(map(has_say, modules))  # before one of them makes others of them
+        if (training and have_say) or any(m.training is not training for m in modules):
+            setting = Recorder(parameters, fake=mode, keep=False)
+            stack.callback(setting.put_back)
             with setting:  # some models merge weights when a mode is set
                 model.train(training)
         given = _tensors_only((args, kwargs))  # before the pass: it may take the inputs apart
         recorder = Recorder(parameters, fake=mode, keep=keep, on_op=on_op)
         stack.enter_context(recorder.running())
-        for module in () if training else keepers(model).values():
+        for module in keepers(model).values() if have_say and not training else ():
             with recorder.inside(model, module):  # what they keep is computed on the tape
                 renew(module)
         result = model(*args, **kwargs)
@@ -336,11 +337,6 @@ def record(
             f"could be proved of it. Give a wrapper whose forward returns its tensors"
         )
     return Recording(recorder.ops, given, found, recorder.random, recorder.visits)
-
-
-def _is_in_mode(modules: Iterable[nn.Module], training: bool) -> bool:
-    """Whether setting the mode, which takes a while, would change nothing."""
-    return all(m.training is training and not (training and has_say(m)) for m in modules)
 
 
 @contextlib.contextmanager
