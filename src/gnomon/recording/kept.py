@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
+_NESTED = (dict, list, tuple)
 _REGISTERED = ("_parameters", "_buffers", "_modules")
 
 
@@ -18,7 +19,8 @@ def kept_tensors(module: nn.Module) -> dict[str, Tensor]:
     """The tensors in a module's own attributes and the containers there, by what holds them."""
     found: dict[str, Tensor] = {}
     for name, value in module.__dict__.items():
-        if name not in _REGISTERED:
+        holds = isinstance(value, Tensor) or (isinstance(value, _NESTED) and value)
+        if holds and name not in _REGISTERED:
             found |= dict(_tensors(name, value))
     return found
 
@@ -49,10 +51,13 @@ def keepers(model: nn.Module) -> dict[str, nn.Module]:
     return {
         name: module
         for name, module in model.named_modules()
-        if not module.training
-        and (type(module).train is not nn.Module.train or "train" in module.__dict__)
-        and kept_tensors(module)
+        if not module.training and has_say(module) and kept_tensors(module)
     }
+
+
+def has_say(module: nn.Module) -> bool:
+    """Whether a module does something of its own when a mode is set."""
+    return type(module).train is not nn.Module.train or "train" in module.__dict__
 
 
 def renew(module: nn.Module) -> None:

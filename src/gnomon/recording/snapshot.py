@@ -12,53 +12,67 @@ import contextlib
 import random
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from itertools import chain
 from operator import is_
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy
 import torch
 from torch import Tensor, nn
 from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 
+from gnomon.recording.tensors import Copies, Storages, distinct
+
 _PLAIN = (int, float, complex, str, bytes, bool, type(None), type, torch.dtype, torch.device)
-# Most values are of one of these kinds: nothing to look into. (Parameters: see `keep_storage`.)
+# Most values are of one of these kinds: nothing to look into. (Parameters: see `Storages`.)
 _PLAIN_ITSELF = frozenset((*_PLAIN, nn.Parameter))
-_CONTAINERS = frozenset((dict, OrderedDict, list, set, deque))
+_DICTS = frozenset((dict, OrderedDict))
+_CONTAINERS = _DICTS | {list, set, deque}
+_COLLECTIONS = (list, deque, set)
+_HOLDING_NOTHING = (nn.Module, *_PLAIN)  # all modules are visited anyway
 _Restore = Callable[[], None]
 
 
+class Parts(NamedTuple):
+    """What a model is made of, each once: a walk over a small model takes as long as a layer."""
+
+    modules: list[nn.Module]
+    parameters: list[nn.Parameter]
+    buffers: list[Tensor]
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Parts:
+        modules = list(model.modules())
+        parameters = distinct(chain.from_iterable(m._parameters.values() for m in modules))
+        buffers = distinct(chain.from_iterable(m._buffers.values() for m in modules))
+        return cls(modules, parameters, buffers)
+
+
 @contextlib.contextmanager
-def unchanged(model: nn.Module) -> Iterator[None]:
-    """Restore attributes, buffers, parameters' storages and the global generators afterwards."""
-    modules = list(model.modules())
-    snapshot = _Snapshot(modules)
-    snapshot.visit([module.__dict__ for module in modules])
-    parameters = _distinct(p for module in modules for p in module._parameters.values())
-    buffers = _distinct(b for module in modules for b in module._buffers.values())
-    for parameter in parameters:
-        snapshot.keep_storage(parameter)
+def unchanged(model: nn.Module) -> Iterator[Parts]:
+    """Restore attributes, buffers, parameters' storages and the global generators afterwards.
+
+    Gives the parts that the model has before.
+    """
+    parts = Parts.of(model)
+    snapshot, storages = _Snapshot(parts.modules), Storages(parts.parameters)
     python, numpy_state = random.getstate(), numpy.random.get_state()
-    devices = {t.device.index or 0 for t in parameters if t.is_cuda}
+    devices = {t.device.index or 0 for t in parts.parameters if t.is_cuda}
     # A loss that is still alive counts writes to what it saved; ours are taken back.
-    counters = _unsafe_preserve_version_counter((*parameters, *buffers))
+    counters = _unsafe_preserve_version_counter((*parts.parameters, *parts.buffers))
     with counters, torch.random.fork_rng(devices=sorted(devices)):
         try:
-            yield
+            yield parts
         finally:
             random.setstate(python)
             numpy.random.set_state(numpy_state)
             snapshot.restore()
+            storages.put_back()
 
 
 def taking_back(modules: Sequence[nn.Module]) -> Callable[[], None]:
     """What gives these modules back their attributes and buffers of now, whenever it is called."""
-    snapshot = _Snapshot(modules)
-    snapshot.visit([module.__dict__ for module in modules])
-    return snapshot.restore
-
-
-def _distinct(tensors: Iterable[Any]) -> list[Any]:
-    return list({id(t): t for t in tensors if t is not None}.values())
+    return _Snapshot(modules).restore
 
 
 class _Snapshot:
@@ -68,25 +82,41 @@ class _Snapshot:
         self._seen = set(map(id, modules))
         self._kept: list[object] = [modules]  # ids are keys, so nothing may be freed meanwhile
         self._empty: list[Any] = []  # most containers of a module hold nothing
-        self._dicts: list[tuple[dict[Any, Any], dict[Any, Any]]] = []
+        self._dicts: list[dict[Any, Any]] = []
+        self._contents: list[dict[Any, Any]] = []  # of these
+        self._tensors: list[Tensor] = []
         self._restore: list[_Restore] = []
+        waiting: Iterable[Any] = [module.__dict__ for module in modules]
+        while waiting:
+            waiting = self._visit(waiting)
+        self._copies = Copies(self._tensors)
 
     def restore(self) -> None:
-        for value in self._empty:
-            if value:
+        if any(self._empty):
+            for value in self._empty:
                 value.clear()
-        for held, content in self._dicts:
-            if not _same_entries(held, content):
-                held.clear()
-                held.update(content)
+        if not self._same_entries():
+            for held, content in zip(self._dicts, self._contents, strict=True):
+                if not _same_entries(held, content):
+                    held.clear()
+                    held.update(content)
+        self._copies.put_back()
         for put_back in self._restore:
             put_back()
 
-    def visit(self, waiting: list[Any]) -> None:
-        """Remember the contents of these values, and those of everything they hold."""
-        seen, kept = self._seen, self._kept
-        while waiting:
-            value = waiting.pop()
+    def _same_entries(self) -> bool:
+        """Whether all dicts hold what they held, found out faster than dict by dict."""
+        now, then, flat = self._dicts, self._contents, chain.from_iterable
+        return (
+            list(map(len, now)) == list(map(len, then))
+            and all(map(is_, flat(d.values() for d in now), flat(d.values() for d in then)))
+            and all(map(is_, flat(now), flat(then)))
+        )
+
+    def _visit(self, values: Iterable[Any]) -> list[Any]:
+        """Remember the contents of these values. Gives what they hold."""
+        seen, kept, held = self._seen, self._kept, list[Any]()
+        for value in values:
             kind = type(value)
             if kind in _PLAIN_ITSELF:
                 continue
@@ -95,20 +125,25 @@ class _Snapshot:
             elif id(value) not in seen:
                 seen.add(id(value))
                 kept.append(value)
-                waiting += self._look(value)
+                held += value if kind is tuple else self._look(value)
+        return held
 
     def _look(self, value: Any) -> Collection[Any]:
+        if type(value) is Tensor:  # not of a kind that may be a parameter too
+            self._tensors.append(value)
+            return ()
         if isinstance(value, dict):
             content = dict(value)
-            self._dicts.append((value, content))
+            self._dicts.append(value)
+            self._contents.append(content)
             return content.values()
-        if isinstance(value, list | deque | set):
+        if isinstance(value, _COLLECTIONS):
             return self._keep_collection(value)
         if isinstance(value, Tensor):  # (isinstance of nn.Parameter is slow, and asked often)
             if type(value) is not nn.Parameter and not getattr(value, "_is_param", False):
-                self._keep_tensor(value)
-        elif isinstance(value, (nn.Module, *_PLAIN)):
-            return ()  # all modules are visited anyway
+                self._tensors.append(value)
+        elif isinstance(value, _HOLDING_NOTHING):
+            return ()
         elif isinstance(value, tuple):
             return value
         elif isinstance(value, torch.Generator):
@@ -137,45 +172,12 @@ class _Snapshot:
         self._restore.append(put_back)
         return content
 
-    def _keep_tensor(self, value: Tensor) -> None:
-        if value.is_meta or value.layout != torch.strided:
-            return
-        saved, joined = value.detach().clone(), value.requires_grad
-
-        def put_back() -> None:
-            if value.requires_grad and not joined:
-                value.detach_()  # a pass with gradients wrote an activation into it
-            if value.shape != saved.shape or not same_bits(value, saved):
-                with torch.no_grad():
-                    value.set_(saved) if value.shape != saved.shape else value.copy_(saved)  # type: ignore[call-overload]
-
-        self._restore.append(put_back)
-
     def _keep_array(self, value: numpy.ndarray[Any, Any]) -> None:
         saved = value.copy()
 
         def put_back() -> None:
             if value.flags.writeable:
                 value[...] = saved
-
-        self._restore.append(put_back)
-
-    def keep_storage(self, parameter: nn.Parameter) -> None:
-        """A forward that assigns `.data` replaces the storage; numbers are the recorder's care.
-
-        One that calls `backward` leaves a gradient where there was none.
-        """
-        if parameter.is_meta:
-            return
-        storage, gradient = parameter.detach(), parameter.grad
-        address, shape = storage.data_ptr(), storage.shape
-
-        def put_back() -> None:
-            if parameter.data_ptr() != address or parameter.shape != shape:
-                with torch.no_grad():
-                    parameter.set_(storage)  # type: ignore[call-overload]
-            if parameter.grad is not gradient:
-                parameter.grad = gradient
 
         self._restore.append(put_back)
 
@@ -187,10 +189,3 @@ def _same_entries(a: dict[Any, Any], b: dict[Any, Any]) -> bool:
 
 def _set_state(generator: torch.Generator, state: Tensor) -> None:
     generator.set_state(state)
-
-
-def same_bits(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors of one shape hold the same numbers, NaN in the same places."""
-    if a.dtype == b.dtype and a.device == b.device and torch.equal(a, b):
-        return True  # the rule; with NaN in it a tensor is not equal to itself
-    return bool(((a == b) | ((a != a) & (b != b))).all())

@@ -25,7 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gnomon.errors import Unsupported
 from gnomon.ops.context import Op
-from gnomon.recording.kept import keepers, renew
+from gnomon.recording.kept import has_say, keepers, renew
 from gnomon.recording.snapshot import unchanged
 from gnomon.recording.stand_ins import SETTLED, SHAPED
 
@@ -36,7 +36,7 @@ REAL_PARAMETERS = 30_000_000
 REAL_INPUT_ENTRIES = 100_000
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, slots=True)
 class Visit:
     """One call of a module: the operations [start, end) of the tape, what it got and returned."""
 
@@ -119,10 +119,11 @@ def owned_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Parameters, then buffers, by name; one that is shared appears once."""
     seen: set[int] = set()
     owned: dict[str, Tensor] = {}
-    modules = [(f"{path}." if path else "", module) for path, module in model.named_modules()]
-    held = [(prefix, module._parameters) for prefix, module in modules]
-    held += [(prefix, module._buffers) for prefix, module in modules]
-    for prefix, tensors in held:
+    modules = list(model.named_modules())
+    held = [(path, module._parameters) for path, module in modules if module._parameters]
+    held += [(path, module._buffers) for path, module in modules if module._buffers]
+    for path, tensors in held:
+        prefix = f"{path}." if path else ""
         for name, tensor in tensors.items():
             if tensor is not None and id(tensor) not in seen:
                 seen.add(id(tensor))
@@ -149,6 +150,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._stack: list[nn.Module] = []
         self._starts: list[int] = []
         self._fake = fake
+        self._stand_ins = SETTLED if fake is None else SHAPED
         self._parameters = {} if fake else {p.untyped_storage()._cdata: p for p in parameters}
         self._overwritten: list[tuple[Tensor, Tensor]] = []
 
@@ -167,15 +169,14 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._save_overwritten(args)
         if is_random:
             self.random.add(name)
-        stand_in = (SETTLED if self._fake is None else SHAPED).get(name)
+        stand_in = self._stand_ins.get(name)
         if stand_in:
             out = stand_in(func, *args, **kwargs)
+        elif is_mutable or self._fake is None:
+            out = func(*args, **kwargs)
         else:
-            out = func(*(args if is_mutable else self._for_fake(args)), **kwargs)
-        if not self._watched:
-            return out
-        several = out if isinstance(out, list | tuple) else (out,)
-        outputs = tuple([o for o in several if isinstance(o, Tensor)])
+            out = func(*_for_fake(self._fake, args), **kwargs)
+        outputs = _outputs(out) if self._watched else ()
         if outputs:
             shapes = tuple([tuple(o.shape) for o in outputs])  # squeeze_ and others change them
             op = Op(func, name, args, kwargs, outputs, shapes, tuple(self._stack))
@@ -196,16 +197,6 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._stack += modules
         yield
         del self._stack[-len(modules) :]
-
-    def _for_fake(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        """The arguments, with fake parameters: what fake tensors give is cached only for fakes.
-
-        Other real tensors stay: those are numbers of the code, which it may ask for.
-        """
-        mode = self._fake
-        if mode is None:
-            return args
-        return tuple([mode.from_tensor(x) if _is_real_parameter(x) else x for x in args])
 
     def _save_overwritten(self, args: tuple[Any, ...]) -> None:
         first = args[:1]  # in-place operations write their first argument
@@ -246,11 +237,27 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             owner.data.copy_(saved)
 
 
+def _outputs(out: object) -> tuple[Tensor, ...]:
+    """The tensors that an operation gave."""
+    if isinstance(out, Tensor):
+        return (out,)
+    return tuple([o for o in out if isinstance(o, Tensor)]) if isinstance(out, _SEVERAL) else ()
+
+
+def _for_fake(mode: FakeTensorMode, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The arguments, with fake parameters: what fake tensors give is cached only for fakes.
+
+    Other real tensors stay: those are numbers of the code, which it may ask for.
+    """
+    return tuple([mode.from_tensor(x) if _is_real_parameter(x) else x for x in args])
+
+
 def _is_real_parameter(value: object) -> bool:
     return isinstance(value, nn.Parameter) and not isinstance(value, FakeTensor)
 
 
 _DEVICE = torch.ops.prim.device.default
+_SEVERAL = (list, tuple)
 
 
 @functools.cache
@@ -262,8 +269,14 @@ def _nature(func: torch._ops.OpOverload) -> tuple[str, bool, bool]:
 
 def clone_inputs(call: Call) -> Call:
     """Fresh input tensors, so that a forward that modifies its input leaves the caller's alone."""
-    args, kwargs = pytree.tree_map_only(Tensor, lambda x: x.detach().clone(), call)
-    return args, kwargs
+    args, kwargs = call
+    return tuple(map(_cloned, args)), {name: _cloned(value) for name, value in kwargs.items()}
+
+
+def _cloned(value: Any) -> Any:
+    if type(value) is Tensor:  # the rule, at a tenth of the price
+        return value.detach().clone()
+    return pytree.tree_map_only(Tensor, lambda x: x.detach().clone(), value)
 
 
 def record(
@@ -286,11 +299,10 @@ def record(
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))  # composite operations hide in it
         stack.enter_context(torch.set_grad_enabled(gradients))
-        parameters = list(model.parameters())
-        for device in {p.device.type for p in parameters} | {"cpu"}:
+        modules, parameters, _ = stack.enter_context(unchanged(model))
+        for device in {device.type for device in {p.device for p in parameters}} | {"cpu"}:
             if torch.amp.autocast_mode.is_autocast_available(device):
                 stack.enter_context(torch.autocast(device, enabled=False))
-        stack.enter_context(unchanged(model))
         fast_path = torch.backends.mha.get_fastpath_enabled()  # one opaque operation otherwise
         stack.callback(torch.backends.mha.set_fastpath_enabled, fast_path)
         torch.backends.mha.set_fastpath_enabled(False)
@@ -305,15 +317,16 @@ def record(
                 Tensor, lambda x: mode.from_tensor(x.to("meta") if on_meta else x), (args, kwargs)
             )
             stack.enter_context(mode)
-        setting = Recorder(parameters, fake=mode, keep=False)
-        stack.callback(setting.put_back)
-        if training or any(module.training for module in model.modules()):
+        have_say = any(map(has_say, modules))  # before one of them makes others of them
+        if (training and have_say) or any(m.training is not training for m in modules):
+            setting = Recorder(parameters, fake=mode, keep=False)
+            stack.callback(setting.put_back)
             with setting:  # some models merge weights when a mode is set
                 model.train(training)
         given = _tensors_only((args, kwargs))  # before the pass: it may take the inputs apart
         recorder = Recorder(parameters, fake=mode, keep=keep, on_op=on_op)
         stack.enter_context(recorder.running())
-        for module in () if training else keepers(model).values():
+        for module in keepers(model).values() if have_say and not training else ():
             with recorder.inside(model, module):  # what they keep is computed on the tape
                 renew(module)
         result = model(*args, **kwargs)
