@@ -134,6 +134,14 @@ class Embedding:
             found.append((signals, order[starts[signals][:, None] + torch.arange(r)]))
         return found
 
+    @cached_property
+    def firsts(self) -> Tensor:
+        """(K,) the first channel that carries each one's signal; itself where it carries none."""
+        index = torch.arange(self.size)
+        for _, channels in self.classes:
+            index[channels] = channels[:, :1].expand_as(channels)
+        return index
+
 
 def identity(n: int) -> Embedding:
     """Nothing grows."""

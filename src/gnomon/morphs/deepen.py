@@ -23,7 +23,7 @@ from gnomon.morphs.places import Place, place_of
 from gnomon.morphs.subject import Subject, size
 from gnomon.planning.edit import ModuleEdit, Start
 from gnomon.planning.plan import Plan
-from gnomon.planning.spec import describe, factories_needed
+from gnomon.planning.spec import alike, describe, factories_needed, unchecked
 from gnomon.rules import R2R, Net2Net, RandPad, Rule
 from gnomon.wrapped import refuse_wrapped
 
@@ -76,8 +76,9 @@ class Deepen:
         """The modules to put in. Raises GrowthError where that cannot be."""
         place = place_of(subject, self.after)
         try:
-            first = self._edit(subject, place)
+            first, pattern = self._edit(subject, place)
             trial = self._tried(subject, first, seed, place.output)
+            assert pattern is None or alike(pattern, trial.module)
         except GrowthError as refusal:
             raise type(refusal)(f"{self} cannot be done: {refusal}") from None
         edits = _repeated(first, place, self.count)
@@ -90,29 +91,35 @@ class Deepen:
             modules=edits,
         )  # fmt: skip
 
-    def _edit(self, subject: Subject, place: Place) -> ModuleEdit:
-        """What is put in first; the following ones are alike."""
+    def _edit(self, subject: Subject, place: Place) -> tuple[ModuleEdit, nn.Module | None]:
+        """What is put in first, and what it is to be like if it is not a copy of that.
+
+        The following ones are alike.
+        """
         std, template = None, None
         if self.block is None:
             module, std = self._like_neighbour(subject, place)
+            spec = unchecked(module)
         else:
             block = _made(self.block)
             refuse_wrapped(block)
             block = block.to(device=subject.device, dtype=place.output.dtype)
             template = module = self._wrapped(block)
+            spec = describe(module)
         kind = _STARTS[type(self.rule)]
         passed = {id(m.norm) for m in module.modules() if isinstance(m, PBatchNorm) and m.holds(1)}
         norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and id(m) not in passed]
         if kind == "identity" and any(not norm.affine for norm in norms):
             raise CannotPreserve("a BatchNorm without affine=True cannot be the identity")
-        return ModuleEdit(
-            place.how, place.after, describe(module), kind,
+        edit = ModuleEdit(
+            place.how, place.after, spec, kind,
             shape=tuple(place.output.shape),
             std=std,
             twins=self.twins,
             expected=kind == "identity" and bool(norms),
             template=template,
         )  # fmt: skip
+        return edit, module if template is None else None
 
     def _like_neighbour(self, subject: Subject, place: Place) -> tuple[nn.Module, float | None]:
         recording = subject.analysis.recordings[0]
