@@ -94,7 +94,7 @@ def run(task: ImageTask, chosen: Preset, epochs: int, seed: int) -> Shared:
 
 def morphs(chosen: Preset) -> list[Morph]:
     """As the demo grows: all wider, then blocks behind some stages."""
-    return [gn.Widen("*", by=chosen.by), *(gn.Deepen(after) for after in chosen.deeper)]
+    return [gn.Widen("*", by=chosen.by), gn.Deepen(chosen.deeper)]
 
 
 def tell(name: str, runs: Sequence[Shared]) -> None:

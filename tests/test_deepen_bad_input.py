@@ -21,7 +21,7 @@ from untouched import refused
         *({"twins": t} for t in (1, 0, -3, 2.0, True, None)),
         *({"rule": r} for r in (gn.NetMorph(), gn.Hybrid(), gn.R2R, "R2R", None)),
         *({"block": b} for b in (3, "Linear", [nn.Linear(6, 6)])),
-        *({"after": a} for a in ("", None, 3, ["0"], b"0")),
+        *({"after": a} for a in ("", None, 3, [], b"0")),
     ],
     ids=repr,
 )

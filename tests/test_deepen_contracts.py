@@ -94,6 +94,25 @@ def test_a_refusal_is_typed_helps_and_changes_nothing(rule, toy):
         assert all(torch.equal(x, tensors(old)[n]) for n, x in tensors(model).items())
 
 
+@every_toy
+def test_all_places_together_keep_the_function(toy, every=False):
+    """Those that can be deepened alone, in one growth."""
+    model, inputs, before = copy.deepcopy(original(toy)[0]), *original(toy)[1:]
+    places = list(done("R2R", toy, every))
+    if len(places) < 2:
+        return
+    receipt = gn.Grower(model, inputs).grow(gn.Deepen(places))
+    assert receipt.preserves and len(receipt.plan.modules) == len(places)
+    for training in (False, True):
+        assert change(before[training], answers(model, inputs, training)) <= 1e-12
+
+
+@pytest.mark.slow
+@every_toy
+def test_every_place_of_a_toy_can_be_named_at_once(toy):
+    test_all_places_together_keep_the_function(toy, every=True)
+
+
 @pytest.mark.slow
 @every_toy
 @both_rules

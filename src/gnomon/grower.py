@@ -32,8 +32,9 @@ from gnomon.ops.context import OpRule
 from gnomon.planning.fingerprint import fingerprint, structure
 from gnomon.planning.plan import Plan
 from gnomon.planning.spreads import with_measured_spreads
-from gnomon.proof.passes import Found, Passes, marks
+from gnomon.proof.found import Found, marks
 from gnomon.receipt import Receipt, Seconds
+from gnomon.recording.passes import Passes
 from gnomon.recording.tape import Call, Recording, calls_of, owned_tensors, wants_fake
 from gnomon.recording.thrift import Thrift
 from gnomon.wrapped import refuse_student, refuse_wrapped
@@ -81,7 +82,8 @@ class Grower:
         check_optimizers(model, self._optimizers)
         self._analysis: Analysis | None = None
         self._structure = ""
-        self._tied = Ties()
+        self._marks: tuple[object, ...] = ()
+        self._tied: Ties | None = None
         self._moments = 0  # that are open
         self._found: Found | None = None
         self._analyse()
@@ -92,18 +94,28 @@ class Grower:
     def analysis(self) -> Analysis:
         """What is known about the model as it is now; analysed again after a growth."""
         refuse_wrapped(self.model)  # it may have been sharded since
-        if self._analysis is None or self._structure != structure(self.model):
-            return self._analyse()
-        return self._analysis
+        known = self._analysis
+        if known is None or self._structure != structure(self.model):
+            known = self._analyse()
+        elif not known.is_read and self._marks != marks(self.model):
+            known = self._analyse()  # what other numbers do on the tape may be told by these
+        known.read()
+        return known
 
     def _analyse(self, recordings: list[Recording] | None = None) -> Analysis:
         found = analyse(self.model, self._calls, self._ops, recordings)
         digest = structure(self.model)
         if digest != self._structure:
-            self._tied = tied_in_code(self.model, self._calls, found)
-        self._structure = digest
-        self._analysis = refuse(found, self._tied)
+            self._tied = None
+        self._structure, self._marks = digest, marks(self.model)
+        self._analysis = refuse(found, self._ties)
         return self._analysis
+
+    def _ties(self, analysis: Analysis) -> Ties:
+        """What the code ties: the same as long as the model's structure is."""
+        if self._tied is None:
+            self._tied = tied_in_code(self.model, self._calls, analysis)
+        return self._tied
 
     @property
     def calls(self) -> list[Call]:
@@ -174,6 +186,9 @@ class Grower:
         plan, tried = self._planned(what, seed, analysis)
         planned = time.perf_counter()
         self._check(plan, analysis)
+        if plan.edits or plan.attributes:
+            analysis.read()  # the last moment: the model is about to change
+        read = analysis.seconds - analysis.recorded
         plan = with_measured_spreads(plan, self.model)
         refuse_live_graph(plan, held)
         check_kept(self.model, self._calls)
@@ -200,8 +215,8 @@ class Grower:
         self.new_parameters = tuple(p for p in _put_in(added) if p not in old)
         proving = done - planned - surgery.seconds - surgery.drawing
         seconds = Seconds(
-            analysed - start,
-            planned - analysed, surgery.seconds, surgery.drawing, proving,
+            analysed - start + read,
+            planned - analysed - read, surgery.seconds, surgery.drawing, proving,
         )  # fmt: skip
         receipt = Receipt(
             applied, shown.change, shown.precise, shown.noise_floor, plan.preserves,

@@ -24,7 +24,7 @@ from gnomon.planning.plan import Plan
 from gnomon.planning.silence import moved_eps
 from gnomon.proof.algebra import prove_algebra
 from gnomon.proof.fast_path import check_fast_path
-from gnomon.proof.passes import Found, Passes
+from gnomon.proof.found import Found
 from gnomon.proof.statistics import Watch, measure_statistics, statistics_of, write_statistics
 from gnomon.proof.verify import (
     Answers,
@@ -37,6 +37,7 @@ from gnomon.proof.verify import (
     training_outputs,
     varied,
 )
+from gnomon.recording.passes import NONE, Passes
 from gnomon.recording.tape import Call
 
 
@@ -70,6 +71,7 @@ class Growth:
             passes = None
         if added.modules and fits and plan.edits:
             analysis = analyse(self.model, self.calls, self.ops)
+            analysis.read()
         operate(self.model, plan, self.optimizers, surgery)
         if added.modules and not fits:  # what was added belongs to what the edits make
             passes = self._settle(analysis, added)
@@ -84,17 +86,17 @@ class Growth:
         evaluated = check_runs(self.model, self.calls, analysis, added, training=False)
         if watch is None:
             return None
-        if not self.keep:  # nobody will ask for their operations
-            return Passes([replace(run, ops=[], visits=[]) for run in evaluated], None)
         set_by_batch = any(edit.start == "identity" for _, edit, _ in added.modules)
-        return Passes(evaluated, trained if watch.apart and not set_by_batch else None)
+        passes = Passes(evaluated, trained if watch.apart and not set_by_batch else None)
+        return passes if self.keep else passes.without_operations
 
     def before(self, plan: Plan, analysis: Analysis, found: Found | None) -> Before:
         """What the model gives now. Raises Unsupported where that cannot be compared."""
         old = None if found is None else found.answers
         if old is None:
-            evaluated = () if analysis.fake else analysis.recordings[::2]
-            old = answers(self.model, varied(self.calls), evaluated)
+            recorded = analysis.recordings
+            known = NONE if analysis.fake else Passes(recorded[::2], recorded[1::2])
+            old = answers(self.model, varied(self.calls), known)
         check_comparable(old)
         expected = plan.claim == "expectation"
         return Before(old, training_outputs(self.model, halves(self.calls)) if expected else [])
@@ -135,7 +137,7 @@ class Growth:
         evaluated = prediction.runs(self.model, self.calls, training=False, keep=keep)
         if evaluated is None:
             return None
-        return Passes(evaluated, trained if watch.apart and keep else None)
+        return Passes(evaluated, trained if watch.apart else None)
 
     def prove(
         self, plan: Plan, surgery: Surgery, before: Before | None, passes: Passes | None
@@ -147,8 +149,7 @@ class Growth:
             check_fast_path(self.model, self.calls)
         if before is None:
             return Proof(float("nan"), None, None), None
-        evaluated = () if passes is None else passes.evaluated
-        shown, after = before.compared(self.model, self.calls, plan, evaluated)
+        shown, after = before.compared(self.model, self.calls, plan, passes or NONE)
         accept(shown, plan)
         return shown, after
 
@@ -161,5 +162,7 @@ def on_cpu() -> contextlib.AbstractContextManager[object]:
 
 def leaf_sizes(plan: Plan, analysis: Analysis) -> dict[Axis, int]:
     """The new size of each axis that a plan grows."""
+    if not plan.sizes:
+        return {}
     leaf = {g.name: g.leaf for g in analysis.groups}
     return {leaf[name]: size for name, size in plan.sizes.items() if name in leaf}

@@ -16,6 +16,7 @@ from gnomon.planning import fill
 from gnomon.proof import in_double, verify
 from gnomon.proof.algebra import prove_algebra
 from toys import TOYS
+from untouched import everything
 
 
 @library.custom_op("gnomon_tests::mix", mutates_args=())
@@ -250,3 +251,28 @@ def test_a_float64_model_that_computes_in_less_is_told_to_grow_in_float32():
     with pytest.raises(gn.NotProved, match=r"computes in less \(_to_copy in Half\).*in float32"):
         gn.Grower(model, x).grow(wanted)
     assert gn.Grower(model.float(), x).grow(wanted).largest_change < 1e-6
+
+
+class SumsWhileTraining(nn.Module):
+    """Adds up its hidden channels in training alone: with autograd on, where no tape is made."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        hidden = self.first(x).relu()
+        out = self.second(hidden)
+        summed = self.training and torch.is_grad_enabled()
+        return out + hidden.sum(1, keepdim=True) if summed else out
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_what_a_model_does_with_autograd_on_is_proved_too(dtype):
+    torch.manual_seed(0)
+    model = SumsWhileTraining().to(dtype)
+    grower = gn.Grower(model, torch.randn(5, 4).to(dtype))
+    before = everything(model)
+    with pytest.raises(gn.NotProved):
+        grower.grow(gn.Widen("first", add=2))
+    assert everything(model) == before

@@ -1,15 +1,14 @@
-"""From tapes to groups: run the op rules, then read off what must grow together, and whether."""
+"""From tapes to groups: what must grow together, and whether it may."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from torch import Tensor, nn
 
-from gnomon import ops
-from gnomon.analysis.copies import follow_originals
 from gnomon.analysis.findings import (
     Verdict,
     base_name,
@@ -22,14 +21,13 @@ from gnomon.analysis.findings import (
     width_of,
 )
 from gnomon.analysis.kinds import grouped, kinds
-from gnomon.analysis.links import Link, links
-from gnomon.analysis.norms import Norm, find_norms
+from gnomon.analysis.links import Link
+from gnomon.analysis.norms import Norm
+from gnomon.analysis.reading import Reading
 from gnomon.axes import Axis, form
 from gnomon.errors import GrowthError, Unsupported
-from gnomon.ops.context import Context, Event, Fill, Op, OpRule, Role, Table
-from gnomon.ops.pointwise import acts_per_entry, is_pointwise
-from gnomon.recording.kept import all_kept
-from gnomon.recording.tape import Call, Recording, owned_tensors, record, wants_fake
+from gnomon.ops.context import Context, Event, Fill, Role, Table
+from gnomon.recording.tape import Call, Recording, record, wants_fake
 from gnomon.rules.base import Law
 
 
@@ -76,21 +74,63 @@ class Group:
 
 @dataclass(eq=False)
 class Analysis:
-    """Everything that is known about a model without changing it."""
+    """What is known about a model without changing it: passes of it, and what their tapes say.
+
+    The tapes are read when something is first asked of them, and raise Stale if the model has other
+    tensors or shapes by then: `read` before it is changed.
+    """
 
     recordings: list[Recording]
-    context: Context
-    groups: tuple[Group, ...]
-    unreached: tuple[str, ...]
     fake: bool
-    seconds: float
-    links: Mapping[Axis, Link] = field(default_factory=dict)
-    norms: tuple[tuple[Norm, ...], ...] = ()
+    reading: Reading = field(repr=False)
+    recorded: float
+    settled: Callable[[], tuple[Group, ...]] | None = field(default=None, repr=False)
+
+    @cached_property
+    def groups(self) -> tuple[Group, ...]:
+        """All groups of channels, growable or not."""
+        self.reading.check()
+        with self.reading.timed():
+            return _groups(self.reading) if self.settled is None else self.settled()
+
+    @property
+    def context(self) -> Context:
+        """The axes of every tensor on the tapes."""
+        return self.reading.context
+
+    @property
+    def links(self) -> Mapping[Axis, Link]:
+        """Axes that are summed over in products of activations."""
+        return self.reading.links
+
+    @property
+    def norms(self) -> tuple[tuple[Norm, ...], ...]:
+        """The norms over channels, per recording."""
+        return self.reading.norms
+
+    @property
+    def unreached(self) -> tuple[str, ...]:
+        """The names of parameters that no recorded operation uses."""
+        return self.reading.unreached
 
     @property
     def random(self) -> tuple[str, ...]:
         """The random operations of the forward pass."""
         return tuple(sorted(set().union(*(r.random for r in self.recordings))))
+
+    @property
+    def seconds(self) -> float:
+        """What recording took, and what was read since."""
+        return self.recorded + self.reading.seconds
+
+    @property
+    def is_read(self) -> bool:
+        """Whether the groups are known."""
+        return "groups" in self.__dict__
+
+    def read(self) -> None:
+        """Find out all that can be asked, while the model is as it was recorded."""
+        _ = self.groups, self.norms
 
 
 def analyse(
@@ -99,7 +139,7 @@ def analyse(
     extra: Table,
     recordings: list[Recording] | None = None,
 ) -> Analysis:
-    """Record every call in eval and in train mode and find the groups.
+    """Record every call in eval and in train mode; their tapes are read when they are asked.
 
     recordings: these, if the model as it is was recorded already, on real tensors.
     Raises Unsupported if the forward pass fails on the example inputs.
@@ -108,30 +148,18 @@ def analyse(
     fake = False
     if recordings is None:
         recordings, fake = _record_all(model, calls)
-    context = interpret(model, recordings, extra)
-    follow_originals(model, context)
-    unreached = tuple(
-        name
-        for name, p in owned_tensors(model).items()
-        if name not in context.used and p.is_floating_point()
-    )
-    tapes = [recording.ops for recording in recordings]
-    linked = links(context, tapes)
-    averaged = any(event.kind == "uniform" for event in context.events)
-    norms = find_norms(model, context, recordings) if averaged else ((),) * len(recordings)
-    groups = _in_words(_collect(model, context, unreached, linked, norms), context, tapes, linked)
-    seconds = time.perf_counter() - start
-    return Analysis(recordings, context, groups, unreached, fake, seconds, linked, norms)
+    reading = Reading(model, recordings, extra)
+    return Analysis(recordings, fake, reading, time.perf_counter() - start)
 
 
-def _in_words(
-    groups: tuple[Group, ...],
-    context: Context,
-    tapes: list[list[Op]],
-    linked: Mapping[Axis, Link],
-) -> tuple[Group, ...]:
+def _groups(reading: Reading) -> tuple[Group, ...]:
+    return _in_words(_collect(reading), reading)
+
+
+def _in_words(groups: tuple[Group, ...], reading: Reading) -> tuple[Group, ...]:
     """The groups with what the axes of attention are called."""
-    words = kinds(context, tapes, linked)
+    linked = reading.links
+    words = kinds(reading.context, reading.tapes, linked)
     groups = tuple(
         replace(g, kind=words.get(g.leaf, g.kind), linked=g.leaf in linked) for g in groups
     )
@@ -164,46 +192,10 @@ def _failed(fault: Exception) -> Unsupported:
     )
 
 
-def interpret(model: nn.Module, recordings: Iterable[Recording], extra: Table) -> Context:
-    """Run the op rules over the tapes; all recordings share the parameters' axes."""
-    modules = {id(m): name for name, m in model.named_modules()}
-    t = Context(owned_tensors(model), modules, all_kept(model))
-    for recording in recordings:
-        t.op = None
-        for x in recording.inputs:
-            for axis in t.axes(x):
-                t.fix(axis, "it is the model's own input")
-        for op in recording.ops:
-            t.run(op, rule_for(op, extra))
-        t.op = None
-        for y in recording.outputs:
-            for axis in t.axes(y):
-                t.mixed(axis, "it is the model's own output")
-    return t
-
-
-def rule_for(op: Op, extra: Table) -> OpRule | None:
-    """The user's rule, the table's, the pointwise one by PyTorch's tag, or none."""
-    full = op.func._schema.name
-    if full in extra:
-        return extra[full]
-    if full.startswith("aten::"):
-        found = ops.TABLE.get(op.name)
-        if found is not None:
-            return found
-    return acts_per_entry if is_pointwise(op.func) else None
-
-
-def _collect(
-    model: nn.Module,
-    t: Context,
-    unreached: tuple[str, ...],
-    linked: Mapping[Axis, Link],
-    norms: tuple[tuple[Norm, ...], ...],
-) -> tuple[Group, ...]:
-    found = findings(t, linked)
-    part_of = {id(op): norm for own in norms for norm in own for op in norm.ops}
-    owned = owned_tensors(model)
+def _collect(reading: Reading) -> tuple[Group, ...]:
+    model, t, owned, unreached = reading.model, reading.context, reading.owned, reading.unreached
+    found = findings(t, reading.links)
+    part_of = {id(op): norm for own in reading.norms for norm in own for op in norm.ops}
     listed = [f for f in found.values() if has_channels(f)]
     written = [f for f in listed if any({"write", "follow"} & r for r in f.roles.values())]
     given = [f for f in listed if f not in written]

@@ -10,7 +10,7 @@ same class elsewhere; unless others can grow along with them, in proportion (see
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from torch import nn
@@ -60,10 +60,17 @@ def tied_in_code(model: nn.Module, calls: Sequence[Call], analysis: Analysis) ->
     return Ties({n: why for n, why in refused.items() if n not in along} | cannot, along)
 
 
-def refuse(analysis: Analysis, ties: Ties) -> Analysis:
-    """The analysis with the groups refused that are tied, and those joined that grow along."""
-    by_name = {g.name: g for g in analysis.groups}
-    return replace(analysis, groups=tuple(_tied(g, ties, by_name) for g in analysis.groups))
+def refuse(analysis: Analysis, ties: Callable[[Analysis], Ties]) -> Analysis:
+    """The analysis with the groups refused that are tied, and those joined that grow along.
+
+    ties: says what is tied, once somebody asks for the groups.
+    """
+
+    def settled() -> tuple[Group, ...]:
+        tied, by_name = ties(analysis), {g.name: g for g in analysis.groups}
+        return tuple(_tied(g, tied, by_name) for g in analysis.groups)
+
+    return replace(analysis, settled=settled)
 
 
 def _tied(g: Group, ties: Ties, groups: Mapping[str, Group]) -> Group:

@@ -108,8 +108,8 @@ def run(settings: Settings, observer: Observer) -> Comparison:
     recipe = replace(chosen.recipe, epochs=epochs, seed=settings.seed)
     rule = RULES[settings.rule]()
     depth = layers_beside(settings.rule)
-    deeper = [Deepen(after, rule=depth) for after in chosen.deeper]
-    growth = At([Widen("*", by=by, rule=rule), *deeper], epoch=epochs // 2)
+    deeper = Deepen(chosen.deeper, rule=depth)
+    growth = At([Widen("*", by=by, rule=rule), deeper], epoch=epochs // 2)
     with _threads(chosen.threads):
         facts = signature(**_arguments(settings, task, recipe, by))
         record.json("signature.json", facts)
@@ -117,7 +117,7 @@ def run(settings: Settings, observer: Observer) -> Comparison:
         small, grown, scratch = _arms(stage, chosen, Timeline(growth, settings.seed))
     budget = min(grown.points[-1].flops, scratch.points[-1].flops)
     found = Comparison(small, grown, scratch, budget, task.name, record.folder, one_line(facts))
-    _leave(found, record, f"{by:g}x wider, {len(deeper)} blocks deeper")
+    _leave(found, record, f"{by:g}x wider, {len(chosen.deeper)} blocks deeper")
     return found
 
 

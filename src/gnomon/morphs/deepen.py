@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +19,9 @@ from gnomon.adding.making import check_identity, make, started
 from gnomon.adding.neighbour import neighbour, range_of
 from gnomon.adding.trial import Trial
 from gnomon.blocks import Residual
-from gnomon.editing import insertion
 from gnomon.errors import CannotPreserve, GrowthError, Unsupported
 from gnomon.morphs.places import Place, place_of
+from gnomon.morphs.rows import Rows, Seat
 from gnomon.morphs.subject import Subject, size
 from gnomon.planning.edit import ModuleEdit, Start
 from gnomon.planning.plan import Plan
@@ -33,8 +35,9 @@ _STARTS: dict[type[Rule], Start] = {R2R: "zero", Net2Net: "identity", RandPad: "
 
 @dataclass(frozen=True)
 class Deepen:
-    """New layers behind the module that `after` names, anywhere in the model.
+    """New layers behind the module that `after` names, anywhere in the model, or behind several.
 
+    after: the path of a module, or several: one growth, with one plan and one proof.
     rule:  R2R() inserts a residual block x + z(x) whose branch z starts at zero (R2DeeperR);
            Net2Net() a layer that starts as the identity (Net2DeeperNet); RandPad() a block with
            random weights, which changes the function: the baseline.
@@ -46,15 +49,22 @@ class Deepen:
     Raises ValueError if the request makes no sense for any model.
     """
 
-    after: str
+    after: str | Sequence[str]
     rule: Rule = field(default_factory=R2R)
     block: Template | None = None
     count: int = 1
     twins: int = 2
 
     def __post_init__(self) -> None:
-        if not isinstance(self.after, str) or not self.after:
-            raise ValueError(f"after must be the path of a module, not {self.after!r}")
+        if not isinstance(self.after, str):
+            object.__setattr__(self, "after", _several(self.after))
+        if not all(isinstance(path, str) and path for path in self._places):
+            raise ValueError(f"after must be the path of a module, or several, not {self.after!r}")
+        twice = [path for i, path in enumerate(self._places) if path in self._places[:i]]
+        if twice:
+            raise ValueError(
+                f"after names '{twice[0]}' twice: count= puts several blocks behind it"
+            )
         if type(self.rule) not in _STARTS:
             raise ValueError(
                 f"Deepen takes R2R(), Net2Net() or RandPad(), not {self.rule!r}: the other rules "
@@ -72,24 +82,51 @@ class Deepen:
         count = f", count={self.count}" if self.count > 1 else ""
         return f"Deepen({self.after!r}, rule={self.rule!r}{own}{count})"
 
+    @property
+    def _places(self) -> tuple[str, ...]:
+        return (self.after,) if isinstance(self.after, str) else tuple(self.after)
+
     def plan(self, subject: Subject, seed: int) -> Plan:
         """The modules to put in. Raises GrowthError where that cannot be."""
-        place = place_of(subject, self.after)
-        try:
-            first, pattern = self._edit(subject, place)
-            trial = self._tried(subject, first, seed, place.output)
-            assert pattern is None or alike(pattern, trial.module)
-        except GrowthError as refusal:
-            raise type(refusal)(f"{self} cannot be done: {refusal}") from None
-        edits = _repeated(first, place, self.count)
-        costs = subject.costs_of(self.count * size(trial.module), self.count * trial.flops)
+        places = self._in_order(subject)
+        rows, trials = Rows(), list[Trial]()
+        for place in places:
+            with self._named(place):
+                first, pattern = self._edit(subject, place)
+                seat = rows.put(place, first, self.count)
+                trials.append(self._tried(subject, first, seat, seed, place.output))
+                assert pattern is None or alike(pattern, trials[-1].module)
+        costs = subject.costs_of(
+            self.count * sum(size(trial.module) for trial in trials),
+            self.count * sum(trial.flops for trial in trials),
+        )
         return Plan(
             str(self), self.rule, seed, subject.fingerprint, {}, (), (), (),
-            notes=self._notes(edits, place),
+            notes=self._notes(rows.edits, places),
             parameters=costs.parameters,
             flops=costs.flops,
-            modules=edits,
+            modules=tuple(rows.edits),
         )  # fmt: skip
+
+    def _in_order(self, subject: Subject) -> list[Place]:
+        """The places in the order in which the code runs there."""
+        places = [place_of(subject, after) for after in self._places]
+        for i, place in enumerate(places):
+            if place.after in (other.after for other in places[:i]):
+                raise Unsupported(
+                    f"{self} cannot be done: '{self._places[i]}' is the place behind "
+                    f"'{place.after}', which it names already. Name it once, with count="
+                )
+        return sorted(places, key=lambda place: place.end)
+
+    @contextlib.contextmanager
+    def _named(self, place: Place) -> Iterator[None]:
+        """Say of a refusal which place of several it is about."""
+        where = "" if isinstance(self.after, str) else f" behind '{place.after}'"
+        try:
+            yield
+        except GrowthError as refusal:
+            raise type(refusal)(f"{self} cannot be done{where}: {refusal}") from None
 
     def _edit(self, subject: Subject, place: Place) -> tuple[ModuleEdit, nn.Module | None]:
         """What is put in first, and what it is to be like if it is not a copy of that.
@@ -144,29 +181,36 @@ class Deepen:
     def _wrapped(self, module: nn.Module) -> nn.Module:
         return module if isinstance(self.rule, Net2Net) else Residual(module)
 
-    def _tried(self, subject: Subject, edit: ModuleEdit, seed: int, arriving: Tensor) -> Trial:
+    def _tried(
+        self, subject: Subject, edit: ModuleEdit, seat: Seat, seed: int, arriving: Tensor
+    ) -> Trial:
         """Make the block once, to learn now whether it fits and can start as it should."""
-        key = f"{edit.place}|0"
-        module = make(edit, key, seed, {})
+        module = make(edit, seat.key, seed, {})
         trial = Trial(module, edit)
         trial.check_shape()
         if not any(p.is_meta for p in module.parameters()):
-            subject.tried.keep(edit, key, seed, module, started(trial, key, seed))
+            subject.tried.keep(*seat, seed, module, started(trial, seat.key, seed))
             if edit.start == "identity" and not isinstance(arriving, FakeTensor):
                 check_identity(module, edit, arriving)
         return trial
 
-    def _notes(self, edits: tuple[ModuleEdit, ...], place: Place) -> tuple[str, ...]:
-        notes = list(place.notes)
+    def _notes(self, edits: Sequence[ModuleEdit], places: Sequence[Place]) -> tuple[str, ...]:
+        notes = [note for place in places for note in place.notes]
         if any(edit.expected for edit in edits):
             notes.append(
                 "BatchNorm of the new layers is set from the example inputs: other batches are "
                 "normalised with their own statistics in train mode. Exact: rule=R2R(), or "
                 "block= a layer without norm"
             )
-        if factories_needed(edits[0].spec):
+        if any(factories_needed(edit.spec) for edit in edits):
             notes.append("a file cannot express this block: gn.load will need blocks=")
         return tuple(notes)
+
+
+def _several(after: object) -> tuple[Any, ...]:
+    if not isinstance(after, Iterable) or not (found := tuple(after)):
+        raise ValueError(f"after must be the path of a module, or several, not {after!r}")
+    return found
 
 
 def _made(block: Template) -> nn.Module:
@@ -185,14 +229,3 @@ def _made(block: Template) -> nn.Module:
 
 def _name(block: Template) -> str:
     return type(block).__name__ if isinstance(block, nn.Module) else getattr(block, "__name__", "")
-
-
-def _repeated(first: ModuleEdit, place: Place, count: int) -> tuple[ModuleEdit, ...]:
-    """The same block several times, each behind the one before."""
-    edits, row, at = [first], list(place.row), place.path
-    for _ in range(count - 1):
-        edits.append(replace(first, how="insert", place=at))
-        where, _, name = at.rpartition(".")
-        row, name = insertion.row_with(row, name)
-        at = f"{where}.{name}" if where else name
-    return tuple(edits)

@@ -23,15 +23,14 @@ class Place:
     """Behind one module of a model.
 
     after:  the module behind which the first block goes.
-    path:   the block's own path afterwards; row: the names of its siblings and itself.
+    siblings: the names of all children of its container; none where a hook runs the block.
     start, end: the operations of the first recording that run in `after`.
     output: what `after` returned there.
     """
 
     after: str
     how: How
-    path: str
-    row: tuple[str, ...]
+    siblings: tuple[str, ...]
     start: int
     end: int
     output: Tensor
@@ -54,19 +53,17 @@ def place_of(subject: Subject, after: str) -> Place:
         deeper = module._modules[insertion.CHILD]
         assert deeper is not None
         return place_of(subject, f"{after}.{insertion.CHILD}.{list(deeper._modules)[-1]}")
-    container, name = insertion.parent_of(subject.model, after)
+    container, _ = insertion.parent_of(subject.model, after)
     listed = isinstance(container, nn.Sequential | nn.ModuleList)
     if listed and _runs_through(subject, after, module):
-        row, own = insertion.row_with(list(container._modules), name)
-        path = ".".join([*after.split(".")[:-1], own])
-        return Place(after, "insert", path, tuple(row), visit.start, visit.end, output)
+        row = tuple(container._modules)
+        return Place(after, "insert", row, visit.start, visit.end, output)
     notes = (
         (f"the code does not simply run through the container of '{after}': run behind a hook",)
         if listed
         else ()
     )
-    path = f"{after}.{insertion.CHILD}.0"
-    return Place(after, "hook", path, ("0",), visit.start, visit.end, output, notes)
+    return Place(after, "hook", (), visit.start, visit.end, output, notes)
 
 
 def find(model: nn.Module, path: str) -> nn.Module:

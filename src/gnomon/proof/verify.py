@@ -16,7 +16,8 @@ from gnomon.ops.context import Op
 from gnomon.planning.edit import TensorEdit
 from gnomon.planning.plan import Plan
 from gnomon.proof.in_double import InDouble, double
-from gnomon.recording.tape import Call, Recording, owned_tensors, record
+from gnomon.recording.passes import NONE, Passes
+from gnomon.recording.tape import Call, owned_tensors, record
 
 # The old and the new model are also compared in float64 if its weights fit this many bytes.
 FLOAT64_BUDGET = 1 << 29
@@ -96,13 +97,13 @@ class Before:
         model: nn.Module,
         calls: Sequence[Call],
         plan: Plan,
-        evaluated: Sequence[Recording] = (),
+        known: Passes = NONE,
     ) -> tuple[Proof, Answers]:
         """How far the model has moved since, as far as the plan promises that it does not.
 
-        evaluated: as for `answers`. Returns the new answers too.
+        known: as for `answers`. Returns the new answers too.
         """
-        new, rounded = answers(model, varied(calls), evaluated), _rounded(plan)
+        new, rounded = answers(model, varied(calls), known), _rounded(plan)
         if plan.claim != "expectation":
             return compare(self.answers, new, rounded=rounded), new
         now = training_outputs(model, halves(calls))
@@ -110,12 +111,11 @@ class Before:
         return replace(shown, expectation=largest_change(self.training, now)), new
 
 
-def answers(
-    model: nn.Module, calls: Sequence[Call], evaluated: Sequence[Recording] = ()
-) -> Answers:
+def answers(model: nn.Module, calls: Sequence[Call], known: Passes = NONE) -> Answers:
     """Run the example inputs in both modes.
 
-    evaluated: passes of the model as it is, in eval mode and on real tensors, on the first calls.
+    known: passes of the model as it is. One in train mode stands in only where the pass in float64
+    shows what the model does with autograd on, as in training.
     """
     outputs, precise, jittered = [], [], []
     narrow: list[str] = []
@@ -128,19 +128,19 @@ def answers(
     double, own = _fits_budget(model), _is_double(model)
     for i, training in itertools.product(range(len(calls)), (False, True)):
         call = calls[i]
-        if not training and i < len(evaluated):
-            run = evaluated[i]
-        else:
-            run = record(model, call, training=training, fake=False, keep=False, gradients=training)
-        outputs.append([_plain(y) for y in run.outputs])
         if double:
             values = _double_answers(model, call, training)
             double = values is not None
             precise.append(values or [])
+        run = known.of(i, training) if double or not training else None
+        if run is None:
+            run = record(model, call, training=training, fake=False, keep=False, gradients=training)
+        outputs.append([_plain(y) for y in run.outputs])
         if own:
             near = record(
-                model, _jittered(call), training=training, fake=False, keep=False, on_op=look
-            )
+                model, _jittered(call), training=training, fake=False, keep=False,
+                gradients=training, on_op=look,
+            )  # fmt: skip
             jittered.append([_plain(y) for y in near.outputs])
     first = narrow[0] if narrow else ""
     return Answers(outputs, precise if double else None, jittered if own else None, first)
@@ -230,8 +230,9 @@ def _double_answers(model: nn.Module, call: Call, training: bool) -> list[Tensor
     args, kwargs = pytree.tree_map_only(Tensor, double, call)
     try:
         found = record(
-            wrapper, (args, kwargs), training=training, fake=False, keep=False, on_op=look
-        ).outputs
+            wrapper, (args, kwargs), training=training, fake=False, keep=False,
+            gradients=training, on_op=look,
+        ).outputs  # fmt: skip
     except Exception:  # whatever a foreign forward raises: there is no float64 answer then
         return None
     return None if narrow else [_plain(y) for y in found]

@@ -23,7 +23,7 @@ from gnomon.planning.plan import Plan
 from gnomon.receipt import Receipt
 from gnomon.schedule import Timeline
 
-EXAMPLES = 32  # images handed to a growth: it measures new channels' statistics on them
+EXAMPLES = 16  # inputs handed to a growth: new running statistics start from what they show
 EVALUATION_BATCH = 1000
 
 

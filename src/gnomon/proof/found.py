@@ -1,4 +1,4 @@
-"""Passes that were made already: what one step of a growth has run, the next need not run again."""
+"""What the end of a growth knows of the model, and whether it still is that model."""
 
 from __future__ import annotations
 
@@ -10,24 +10,6 @@ from torch import nn
 
 from gnomon.proof.verify import Answers
 from gnomon.recording.tape import Recording, owned_tensors
-
-
-@dataclass(frozen=True, eq=False)
-class Passes:
-    """Passes of the model as it is, on real tensors, one per call.
-
-    trained: None if something was set afterwards on which what they compute depends.
-    """
-
-    evaluated: list[Recording]
-    trained: list[Recording] | None
-
-    @property
-    def in_turn(self) -> list[Recording] | None:
-        """Per call in eval mode, then in train mode, as an analysis wants them."""
-        if self.trained is None:
-            return None
-        return list(chain(*zip(self.evaluated, self.trained, strict=True)))
 
 
 @dataclass(frozen=True, eq=False)
