@@ -12,6 +12,7 @@ import hashlib
 import math
 import time
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -24,10 +25,15 @@ class Draw:
     """
 
     def __init__(self, seed: int, name: str, dim: int = 0, std: float = 1.0) -> None:
-        key = hashlib.blake2b(f"{seed}|{name}|{dim}".encode(), digest_size=8).digest()
-        self._generator = torch.Generator().manual_seed(int.from_bytes(key, "big") >> 1)
+        self._key = f"{seed}|{name}|{dim}"
         self.std = std
         self.seconds = 0.0
+
+    @cached_property
+    def _generator(self) -> torch.Generator:
+        """Made when it is asked: of many streams nothing is drawn."""
+        key = hashlib.blake2b(self._key.encode(), digest_size=8).digest()
+        return torch.Generator().manual_seed(int.from_bytes(key, "big") >> 1)
 
     def weights(self, shape: Sequence[int]) -> Tensor:
         """Uniform on ±std·sqrt(3), which has exactly this standard deviation. float64."""

@@ -14,6 +14,7 @@ N old channels, K grown ones, S = N + fresh signals.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -133,6 +134,40 @@ class Embedding:
             signals = (self.copies == r).nonzero().squeeze(1)
             found.append((signals, order[starts[signals][:, None] + torch.arange(r)]))
         return found
+
+    @cached_property
+    def is_partly_silent(self) -> bool:
+        """Whether some channel carries nothing."""
+        return bool((self.source < 0).any())
+
+    @cached_property
+    def runs(self) -> list[tuple[int, int, int]]:
+        """Stretches of plain copies of consecutive old channels: (new, old, length)."""
+        plain = torch.ones(self.size, dtype=torch.bool)
+        plain[self.touched] = False
+        at = plain.nonzero().squeeze(1)
+        if not at.numel():
+            return []
+        source = self.source[at]
+        breaks = ((at.diff() != 1) | (source.diff() != 1)).nonzero().squeeze(1) + 1
+        starts = [0, *breaks.tolist(), at.numel()]
+        return [(int(at[a]), int(source[a]), b - a) for a, b in itertools.pairwise(starts)]
+
+    @cached_property
+    def pair_runs(self) -> list[tuple[int, int, int]]:
+        """Stretches of neighbouring pairs: (first channel, first fresh signal, number of pairs)."""
+        firsts = self.touched[::2]
+        breaks = (firsts.diff() != 2).nonzero().squeeze(1) + 1
+        starts = [0, *breaks.tolist(), firsts.numel()]
+        return [(int(firsts[a]), a, b - a) for a, b in itertools.pairwise(starts)]
+
+    @cached_property
+    def firsts(self) -> Tensor:
+        """(K,) the first channel that carries each one's signal; itself where it carries none."""
+        index = torch.arange(self.size)
+        for _, channels in self.classes:
+            index[channels] = channels[:, :1].expand_as(channels)
+        return index
 
 
 def identity(n: int) -> Embedding:

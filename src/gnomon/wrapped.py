@@ -39,6 +39,8 @@ def _refuse_sharded(model: nn.Module) -> None:
     """Raise InUse where ranks hold only pieces of the parameters: FSDP, tensor parallelism."""
     kinds = tuple(_loaded("torch.distributed.fsdp", "FSDPModule", "FullyShardedDataParallel"))
     pieces = tuple(_loaded("torch.distributed.tensor", "DTensor"))
+    if not kinds and not pieces:
+        return
     names = [n for n, m in model.named_modules() if isinstance(m, kinds)]
     names += [n for n, t in model.named_parameters() if isinstance(t, pieces)]
     names += [n for n, t in model.named_buffers() if isinstance(t, pieces)]

@@ -47,6 +47,50 @@ def test_a_layer_comes_back_from_json(module):
     assert type(again) is type(module) and signature(again) == signature(module)
 
 
+class Heard(nn.Module):
+    """Holds a layer that lists its weights, and references to them."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.width, self.layer = width, nn.GRU(width, width)
+
+
+def test_what_holds_a_recurrent_layer_comes_back():
+    spec = describe(Heard(3))
+    assert spec["arguments"] == {"width": 3}
+    assert signature(build(spec, classes_of(Heard(3)))) == signature(Heard(3))
+
+
+class Stretched(Heard):
+    """Its recurrent layer is not the one that its argument says."""
+
+    def __init__(self, width):
+        super().__init__(width)
+        self.layer = nn.GRU(width, width)
+        if not self.layer.weight_hh_l0.is_meta:
+            self.layer._flat_weights = self.layer._flat_weights[:-1]
+
+
+def test_lists_of_weights_are_compared_by_their_shapes():
+    assert "factory" in describe(Stretched(3))
+
+
+class Converted(nn.Module):
+    """Makes its buffers in one dtype whatever the default is."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("scale", torch.ones(2, dtype=torch.float64))
+        self.layer = nn.Linear(2, 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_what_is_built_has_one_dtype_as_if_it_had_been_converted(dtype):
+    spec = {"class": "mine", "arguments": {}, "dtype": str(dtype).removeprefix("torch.")}
+    made = build(spec, {"mine": Converted})
+    assert {t.dtype for t in (made.scale, made.layer.weight, made.layer.bias)} == {dtype}
+
+
 class Renamed(nn.Module):
     """Keeps its argument under another name."""
 

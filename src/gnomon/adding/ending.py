@@ -160,6 +160,8 @@ def root(end: Ending, *, allow_dead: bool) -> float:
 
     Raises CannotPreserve if there is none (sigmoid), or only flat ones (ReLU) and not allow_dead.
     """
+    if not end.tail:
+        return 0.0
     flat: float | None = None
     for b in _candidates(end):
         size, slope = _at(end, b)
@@ -184,9 +186,9 @@ def root(end: Ending, *, allow_dead: bool) -> float:
 
 
 def _candidates(end: Ending) -> list[float]:
-    """0, and where the tail changes its sign, if there is a bias to put it there."""
+    """0, and where a tail changes its sign, if there is a bias to put it there."""
     found = [0.0]
-    if end.bias is None or not end.tail:
+    if end.bias is None:
         return found
     grid = [_REACH * (2 * i / (_STEPS - 1) - 1) for i in range(_STEPS)]
     values = [_first(end, b) for b in grid]

@@ -92,7 +92,7 @@ def _twins(block: Block, analysis: Analysis, run: Recording, twins: int) -> Bran
     group = _hidden(analysis, end)
     n = resolve(group.leaf).size
     embeddings = {group.name: classes_of_twins(n, twins)}
-    plan = Planner(block.model, analysis, embeddings, R2R()).plan("", 0, "", (), ())
+    plan = Planner(block.model, analysis, embeddings, R2R()).draft()
     touched = {e.name for e in plan.edits} | end.weights | ({end.bias} if end.bias else set())
     if not touched <= set(block.own):
         raise CannotPreserve(f"'{min(touched - set(block.own))}' is not the block's alone")

@@ -124,8 +124,7 @@ def plan_zero(
     except CannotPreserve as refusal:
         raise CannotPreserve(f"{what}: {refusal}") from None
     e = classes_of_twins(resolve(group.leaf).size, twins)
-    planner = Planner(module, analysis, {group.name: e}, R2R())
-    plan = planner.plan("start_at_zero", 0, "", (), ())
+    plan = Planner(module, analysis, {group.name: e}, R2R()).draft()
     for edit in plan.edits:
         partly = [d for d in edit.dims if d.role == "read" and plan.embedding(d.form).old]
         if partly and edit.name in end.weights:
@@ -177,7 +176,7 @@ def write_zero(owned: dict[str, Tensor], start: ZeroStart, seed: int) -> None:
         for d in edit.dims:
             e = start.plan.embedding(d.form)
             if d.role != "read":
-                new = new.index_select(d.dim, _first_of_each(e).to(new.device))
+                new = new.index_select(d.dim, e.firsts.to(new.device))
         for d in edit.dims:
             e = start.plan.embedding(d.form)
             if d.role == "read":
@@ -194,17 +193,9 @@ def equalise(module: nn.Module, start: ZeroStart) -> None:
     for edit in start.plan.edits:
         if all(d.role == "follow" for d in edit.dims):
             for d in edit.dims:
-                index = _first_of_each(start.plan.embedding(d.form))
+                index = start.plan.embedding(d.form).firsts
                 tensor = owned[edit.name]
                 tensor.copy_(tensor.index_select(d.dim, index.to(tensor.device)))
-
-
-def _first_of_each(e: Embedding) -> Tensor:
-    """(K,) for each channel the first that carries the same signal; itself if it is an old one."""
-    index = torch.arange(e.size)
-    for _, channels in e.classes:
-        index[channels] = channels[:, :1].expand_as(channels)
-    return index
 
 
 def _cancelled(x: Tensor, dim: int, e: Embedding, draw: Draw) -> Tensor:
@@ -246,7 +237,7 @@ def _unequal(x: Tensor, edit: TensorEdit, plan: Plan) -> str:
     for d in edit.dims:
         e = plan.embedding(d.form)
         if d.role != "read":
-            same = x.index_select(d.dim, _first_of_each(e).to(x.device))
+            same = x.index_select(d.dim, e.firsts.to(x.device))
             if not torch.equal(same, x):
                 return f"twins differ along dimension {d.dim}"
             continue

@@ -25,7 +25,7 @@ from gnomon.morphs.rows import Rows, Seat
 from gnomon.morphs.subject import Subject, size
 from gnomon.planning.edit import ModuleEdit, Start
 from gnomon.planning.plan import Plan
-from gnomon.planning.spec import describe, factories_needed
+from gnomon.planning.spec import alike, describe, factories_needed, unchecked
 from gnomon.rules import R2R, Net2Net, RandPad, Rule
 from gnomon.wrapped import refuse_wrapped
 
@@ -92,9 +92,10 @@ class Deepen:
         rows, trials = Rows(), list[Trial]()
         for place in places:
             with self._named(place):
-                first = self._edit(subject, place)
+                first, pattern = self._edit(subject, place)
                 seat = rows.put(place, first, self.count)
                 trials.append(self._tried(subject, first, seat, seed, place.output))
+                assert pattern is None or alike(pattern, trials[-1].module)
         costs = subject.costs_of(
             self.count * sum(size(trial.module) for trial in trials),
             self.count * sum(trial.flops for trial in trials),
@@ -127,29 +128,35 @@ class Deepen:
         except GrowthError as refusal:
             raise type(refusal)(f"{self} cannot be done{where}: {refusal}") from None
 
-    def _edit(self, subject: Subject, place: Place) -> ModuleEdit:
-        """What is put in first; the following ones are alike."""
+    def _edit(self, subject: Subject, place: Place) -> tuple[ModuleEdit, nn.Module | None]:
+        """What is put in first, and what it is to be like if it is not a copy of that.
+
+        The following ones are alike.
+        """
         std, template = None, None
         if self.block is None:
             module, std = self._like_neighbour(subject, place)
+            spec = unchecked(module)
         else:
             block = _made(self.block)
             refuse_wrapped(block)
             block = block.to(device=subject.device, dtype=place.output.dtype)
             template = module = self._wrapped(block)
+            spec = describe(module)
         kind = _STARTS[type(self.rule)]
         passed = {id(m.norm) for m in module.modules() if isinstance(m, PBatchNorm) and m.holds(1)}
         norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and id(m) not in passed]
         if kind == "identity" and any(not norm.affine for norm in norms):
             raise CannotPreserve("a BatchNorm without affine=True cannot be the identity")
-        return ModuleEdit(
-            place.how, place.after, describe(module), kind,
+        edit = ModuleEdit(
+            place.how, place.after, spec, kind,
             shape=tuple(place.output.shape),
             std=std,
             twins=self.twins,
             expected=kind == "identity" and bool(norms),
             template=template,
         )  # fmt: skip
+        return edit, module if template is None else None
 
     def _like_neighbour(self, subject: Subject, place: Place) -> tuple[nn.Module, float | None]:
         recording = subject.analysis.recordings[0]

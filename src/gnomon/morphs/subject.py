@@ -71,10 +71,8 @@ class Subject:
 
     def costs_of(self, parameters: int, flops: int) -> Costs:
         """The costs before, and with so many parameters and FLOPs more, of all examples."""
-        now, _ = grown_flops(self.analysis, {})
-        return Costs(
-            (self.parameters, self.parameters + parameters), (now, now + flops // self.examples)
-        )
+        held, (now, _) = self.parameters, grown_flops(self.analysis, {})
+        return Costs((held, held + parameters), (now, now + flops // self.examples))
 
     def again(self) -> Analysis:
         """The analysis of the model as it is now: a morph may try something and undo it."""

@@ -10,7 +10,6 @@ For a weight with fresh rows (its own channels grow) and new columns (it reads g
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import prod
@@ -128,10 +127,10 @@ class _Work:
 
     def _embedding(self, d: DimEdit) -> Embedding:
         e = self.plan.embedding(d.form)
-        silent = e.source < 0
         averages = d.role == "write" and self.edit.fill == "mean"
-        if not (d.role == "follow" or averages) or not bool(silent.any()):
+        if not (d.role == "follow" or averages) or not e.is_partly_silent:
             return e  # a follower of a channel of zeros may hold anything: let it live
+        silent = e.source < 0
         source = torch.where(silent, e.signals - 1 + torch.cumsum(silent, 0), e.source)
         return Embedding(source, e.factor, e.old, e.fresh + int(silent.sum()))
 
@@ -170,7 +169,7 @@ class _Work:
         self._read_dim_into(new, signals, last.dim, self.plan.embedding(last.form))
 
     def _read_dim_into(self, new: Tensor, old: Tensor, dim: int, e: Embedding) -> None:
-        for start, source, length in _runs(e):
+        for start, source, length in e.runs:
             new.narrow(dim, start, length).copy_(old.narrow(dim, source, length))
         if not e.touched.numel():
             return
@@ -200,19 +199,11 @@ class _Work:
             columns = _three(part.narrow(dim, 0, 0), dim).double().cpu()
             b = self.rule.free(columns, touched.singles, self.draws[dim])
             b = b.to(old.dtype).to(old.device).reshape(_resized(part.shape, dim, touched.fresh))
-            for start, first, count in _pair_runs(e):
+            for start, first, count in e.pair_runs:
                 pairs = torch.unflatten(target.narrow(dim, start, 2 * count), dim, (count, 2))
                 left, right = pairs.unbind(dim + 1)
                 left.copy_(b.narrow(dim, first, count))
                 torch.neg(left, out=right) if right.is_contiguous() else right.copy_(-left)
-
-
-def _pair_runs(e: Embedding) -> list[tuple[int, int, int]]:
-    """Stretches of neighbouring pairs: (first channel, first fresh signal, number of pairs)."""
-    firsts = e.touched[::2]
-    breaks = (firsts.diff() != 2).nonzero().squeeze(1) + 1
-    starts = [0, *breaks.tolist(), firsts.numel()]
-    return [(int(firsts[a]), a, b - a) for a, b in itertools.pairwise(starts)]
 
 
 def _carried(signals: Tensor, dim: int, source: Tensor) -> Tensor:
@@ -243,17 +234,3 @@ def _row_chunks(shape: torch.Size, dim: int, size: int) -> Iterator[slice]:
     step = max(1, _CHUNK // max(1, size * prod(shape) // shape[0] // shape[dim]))
     for start in range(0, shape[0], step):
         yield slice(start, start + step)
-
-
-def _runs(e: Embedding) -> list[tuple[int, int, int]]:
-    """Stretches of channels that are plain copies of consecutive old ones: (new, old, length)."""
-    plain = torch.ones(e.size, dtype=torch.bool)
-    plain[e.touched] = False
-    at = plain.nonzero().squeeze(1)
-    if not at.numel():
-        return []
-    source = e.source[at]
-    breaks = ((at[1:] - at[:-1] != 1) | (source[1:] - source[:-1] != 1)).nonzero().squeeze(1) + 1
-    starts = torch.cat([torch.zeros(1, dtype=torch.int64), breaks])
-    ends = torch.cat([breaks, torch.tensor([at.numel()])])
-    return [(int(at[a]), int(source[a]), int(b - a)) for a, b in zip(starts, ends, strict=True)]

@@ -51,28 +51,30 @@ class Planner:
         skipped: tuple[tuple[str, str], ...],
     ) -> Plan:
         """The plan; raises Unsupported for weights that cannot grow (NaN, no dense floats)."""
-        owned = owned_tensors(self.model)
-        embeddings = self._variants | self.embeddings
-        edits = tuple(e for name, x in owned.items() if (e := self._edit(name, x)) is not None)
-        plan = Plan(morph, self.rule, seed, fingerprint, embeddings, edits, (), widths, skipped)
-        shapes = {edit.name: plan.grown_shape(edit) for edit in edits}
+        draft = self.draft()
         before = sum(p.numel() for p in self.model.parameters())
         added = sum(
-            math.prod(shapes[e.name]) - math.prod(e.shape)
-            for e in edits
-            if isinstance(owned[e.name], nn.Parameter)
+            math.prod(draft.grown_shape(e)) - math.prod(e.shape)
+            for e in draft.edits
+            if isinstance(self._owned[e.name], nn.Parameter)
         )
-        attributes = grown_attributes(self.model, self.analysis, plan)
+        attributes = grown_attributes(self.model, self.analysis, draft)
         return Plan(
-            morph, self.rule, seed, fingerprint, embeddings, edits,
+            morph, self.rule, seed, fingerprint, draft.embeddings, draft.edits,
             attributes=(*attributes, *self._rescaled.attributes),
             widths=widths,
             skipped=skipped,
-            changed=tuple(e.name for e in edits if _changes_old(plan, e)),
+            changed=tuple(e.name for e in draft.edits if _changes_old(draft, e)),
             notes=self._notes(),
             parameters=(before, before + added),
             flops=(0, 0) if self.hollow else grown_flops(self.analysis, self._sizes()),
         )  # fmt: skip
+
+    def draft(self) -> Plan:
+        """The edits of tensors alone. Raises Unsupported as `plan`."""
+        owned = self._owned.items()
+        edits = tuple(e for name, x in owned if (e := self._edit(name, x)) is not None)
+        return Plan("", self.rule, 0, "", self._variants | self.embeddings, edits, (), ())
 
     def width(self, group: Group) -> int:
         """The channels where the first writer makes them, once all groups have grown."""
@@ -83,6 +85,10 @@ class Planner:
                 whole = form(self.analysis.context.dims[slot.name][slot.dim], names)
                 return _first_segments(whole, group.name).grown(sizes)
         raise AssertionError(f"'{group.name}' has no slots")
+
+    @cached_property
+    def _owned(self) -> dict[str, Tensor]:
+        return owned_tensors(self.model)
 
     @cached_property
     def _names(self) -> dict[Axis, str]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, TypeGuard
@@ -38,7 +39,7 @@ def path_of(cls: type) -> str:
 
 def describe(module: nn.Module) -> Spec:
     """The module as data; {"factory": its class path} if its arguments cannot be read back."""
-    at_once = _described(module, _unchecked)
+    at_once = _described(module, unchecked)
     if _says_all(at_once, module):
         return at_once
     if any(True for _ in module.children()):  # some part of it may be what cannot be read back
@@ -48,9 +49,12 @@ def describe(module: nn.Module) -> Spec:
     return {"factory": path_of(type(module))}
 
 
-def _unchecked(module: nn.Module) -> Spec:
-    """A part as data, not built to see whether that is all: whoever asked builds the whole."""
-    return _described(module, _unchecked) or {"factory": path_of(type(module))}
+def unchecked(module: nn.Module) -> Spec:
+    """As `describe`, not built to see whether that is all: whoever asked builds it anyway.
+
+    What is built is to be `alike`.
+    """
+    return _described(module, unchecked) or {"factory": path_of(type(module))}
 
 
 def _says_all(spec: Spec | None, module: nn.Module) -> TypeGuard[Spec]:
@@ -64,7 +68,7 @@ def _says_all(spec: Spec | None, module: nn.Module) -> TypeGuard[Spec]:
             again = build(spec, classes_of(module) | needed)
     except (TypeError, ValueError, RuntimeError, AttributeError, BadCheckpoint):
         return False
-    return _alike(module, again)
+    return alike(module, again)
 
 
 def _itself(module: nn.Module) -> nn.Module:
@@ -209,7 +213,7 @@ def _value(data: Any, factories: Factories) -> Any:
     return data
 
 
-def _alike(one: nn.Module, other: nn.Module) -> bool:
+def alike(one: nn.Module, other: nn.Module) -> bool:
     """Same classes, names, shapes and dtypes, and the same plain attributes."""
     if [name for name, _ in one.named_modules()] != [name for name, _ in other.named_modules()]:
         return False
@@ -225,7 +229,18 @@ def _alike(one: nn.Module, other: nn.Module) -> bool:
 def _attributes(module: nn.Module) -> dict[str, object]:
     """What a constructor may have set from its arguments."""
     return {
-        name: value
+        name: _comparable(value)
         for name, value in module.__dict__.items()
         if name != "training" and isinstance(value, (*_PLAIN, tuple, list))
     }
+
+
+def _comparable(value: object) -> object:
+    """Of a tensor its shape: recurrent layers list their weights, and those built anew are others.
+
+    A reference to one would be compared by what it refers to.
+    """
+    if isinstance(value, tuple | list):
+        return isinstance(value, list), [_comparable(v) for v in value]
+    value = value() if isinstance(value, weakref.ref) else value
+    return (value.shape, value.dtype) if isinstance(value, Tensor) else value
