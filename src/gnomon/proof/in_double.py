@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,17 +15,15 @@ from gnomon.recording.tape import owned_tensors
 class InDouble(nn.Module):
     """The same modules, run with float64 weights in place of their own.
 
-    What they keep from pass to pass is computed from these. began: called when a pass begins;
-    before, modes are set, and something may have been computed in the modules' own dtype.
+    What they keep from pass to pass is computed from these.
     """
 
-    def __init__(self, model: nn.Module, *, began: Callable[[], object]) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.inner = model
         doubles = {id(t): double(t) for t in owned_tensors(model).values()}
 
         def run(args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
-            began()
             with _standing_in(model, doubles):
                 for module in keepers(model).values():
                     renew(module)

@@ -220,22 +220,16 @@ def _fits_budget(model: nn.Module) -> bool:
 
 def _double_answers(model: nn.Module, call: Call, training: bool) -> list[Tensor] | None:
     """The outputs with weights and inputs in float64; None if the code insists on its dtype."""
-    narrow: list[str] = []
-
-    def look(op: Op) -> None:
-        if any(o.is_floating_point() and o.dtype != torch.float64 for o in op.outputs):
-            narrow.append(op.name)
-
-    wrapper = InDouble(model, began=narrow.clear)
     args, kwargs = pytree.tree_map_only(Tensor, double, call)
     try:
-        found = record(
-            wrapper, (args, kwargs), training=training, fake=False, keep=False,
-            gradients=training, on_op=look,
-        ).outputs  # fmt: skip
+        run = record(
+            InDouble(model), (args, kwargs), training=training, fake=False, keep=False,
+            gradients=training,
+        )  # fmt: skip
     except Exception:  # whatever a foreign forward raises: there is no float64 answer then
         return None
-    return None if narrow else [_plain(y) for y in found]
+    narrow = any(d.is_floating_point and d != torch.float64 for d in run.dtypes)
+    return None if narrow else [_plain(y) for y in run.outputs]
 
 
 def _plain(y: Tensor) -> Tensor:

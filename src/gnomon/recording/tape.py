@@ -49,13 +49,17 @@ class Visit:
 
 @dataclasses.dataclass(eq=False)
 class Recording:
-    """One forward pass: its operations, input tensors, output tensors and calls of modules."""
+    """One forward pass: its operations, input tensors, output tensors and calls of modules.
+
+    random: the names of random operations. dtypes: of all that its operations gave.
+    """
 
     ops: list[Op]
     inputs: list[Tensor]
     outputs: list[Tensor]
     random: set[str] = dataclasses.field(default_factory=set)
     visits: list[Visit] = dataclasses.field(default_factory=list)
+    dtypes: set[torch.dtype] = dataclasses.field(default_factory=set)
 
 
 def calls_of(example_inputs: object) -> list[Call]:
@@ -147,6 +151,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.ops: list[Op] = []
         self.random: set[str] = set()
         self.visits: list[Visit] = []
+        self.dtypes: set[torch.dtype] = set()
         self._stack: list[nn.Module] = []
         self._starts: list[int] = []
         self._fake = fake
@@ -176,8 +181,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             out = func(*args, **kwargs)
         else:
             out = func(*_for_fake(self._fake, args), **kwargs)
-        outputs = _outputs(out) if self._watched else ()
-        if outputs:
+        outputs = _outputs(out)
+        self.dtypes.update([o.dtype for o in outputs])
+        if outputs and self._watched:
             shapes = tuple([tuple(o.shape) for o in outputs])  # squeeze_ and others change them
             op = Op(func, name, args, kwargs, outputs, shapes, tuple(self._stack))
             if self._keep:
@@ -329,6 +335,7 @@ def record(
         for module in keepers(model).values() if have_say and not training else ():
             with recorder.inside(model, module):  # what they keep is computed on the tape
                 renew(module)
+        recorder.dtypes.clear()  # what was kept before is none of the pass's own
         result = model(*args, **kwargs)
     found = tensors_in(result)
     if not found:
@@ -336,7 +343,7 @@ def record(
             f"the model returns {type(result).__name__}, in which there is no tensor: nothing "
             f"could be proved of it. Give a wrapper whose forward returns its tensors"
         )
-    return Recording(recorder.ops, given, found, recorder.random, recorder.visits)
+    return Recording(recorder.ops, given, found, recorder.random, recorder.visits, recorder.dtypes)
 
 
 @contextlib.contextmanager
