@@ -6,18 +6,17 @@ the copy then finds what it would find in the original, so it has to grow as the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from gnomon.ops.context import Context, Use
-from gnomon.recording.tape import owned_tensors
 
 
-def follow_originals(model: nn.Module, t: Context) -> None:
+def follow_originals(model: nn.Module, owned: Mapping[str, Tensor], t: Context) -> None:
     """Give unread copies the axes and the uses of what they are copies of."""
-    for copy, original in _pairs(model, t):
+    for copy, original in _pairs(model, owned, t):
         for own, other in zip(t.dims[copy], t.dims[original], strict=True):
             t.tie(own, other)
         handles = dict(zip(t.dims[original], t.dims[copy], strict=True))
@@ -31,9 +30,10 @@ def follow_originals(model: nn.Module, t: Context) -> None:
         t.used.add(copy)
 
 
-def _pairs(model: nn.Module, t: Context) -> Iterator[tuple[str, str]]:
+def _pairs(
+    model: nn.Module, owned: Mapping[str, Tensor], t: Context
+) -> Iterator[tuple[str, str]]:
     """(unread, read) buffers of one module that are equal bit for bit, and not all one number."""
-    owned = owned_tensors(model)
     for path, module in model.named_modules():
         names = [f"{path}.{name}" if path else name for name in module._buffers]
         held = [name for name in names if name in owned and owned[name].is_floating_point()]

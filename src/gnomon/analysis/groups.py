@@ -89,8 +89,7 @@ class Analysis:
     @cached_property
     def groups(self) -> tuple[Group, ...]:
         """All groups of channels, growable or not."""
-        self.reading.check()
-        with self.reading.timed():
+        with self.reading.now():
             return _groups(self.reading) if self.settled is None else self.settled()
 
     @property

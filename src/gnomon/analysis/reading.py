@@ -39,9 +39,14 @@ class Reading:
         self._depth = 0
 
     @contextlib.contextmanager
-    def timed(self) -> Iterator[None]:
-        """Count the seconds of what is read inside; what it reads in turn counts once."""
+    def now(self) -> Iterator[None]:
+        """Read something inside, and count the seconds; what that reads in turn counts once.
+
+        Raises Stale if this model is no longer the one that was recorded.
+        """
         start = time.perf_counter()
+        if not self._depth and _shapes(owned_tensors(self.model)) != self._shapes:
+            raise Stale("the model has changed since it was analysed: ask for a new analysis")
         self._depth += 1
         try:
             yield
@@ -50,18 +55,12 @@ class Reading:
             if not self._depth:
                 self.seconds += time.perf_counter() - start
 
-    def check(self) -> None:
-        """Raise Stale if this model is no longer the one that was recorded."""
-        if _shapes(owned_tensors(self.model)) != self._shapes:
-            raise Stale("the model has changed since it was analysed: ask for a new analysis")
-
     @cached_property
     def context(self) -> Context:
         """The axes of every tensor, and what the op rules said about them."""
-        self.check()
-        with self.timed():
+        with self.now():
             context = interpret(self.model, self.owned, self.recordings, self._extra)
-            follow_originals(self.model, context)
+            follow_originals(self.model, self.owned, context)
         return context
 
     @cached_property
@@ -74,7 +73,7 @@ class Reading:
     def links(self) -> Mapping[Axis, Link]:
         """Axes that are summed over in products of activations."""
         context = self.context
-        with self.timed():
+        with self.now():
             return links(context, self.tapes)
 
     @cached_property
@@ -82,8 +81,7 @@ class Reading:
         """The norms over channels, per recording."""
         if not any(event.kind == "uniform" for event in self.context.events):
             return ((),) * len(self.recordings)
-        self.check()
-        with self.timed():
+        with self.now():
             return find_norms(self.model, self.context, self.recordings)
 
     @property

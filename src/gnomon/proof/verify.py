@@ -125,7 +125,8 @@ def answers(model: nn.Module, calls: Sequence[Call], known: Passes = NONE) -> An
             where = f" in {type(op.path[-1]).__name__}" if op.path else ""
             narrow.append(f"{op.name}{where}")
 
-    double, own = _fits_budget(model), _is_double(model)
+    own = any(p.dtype == torch.float64 for p in model.parameters())
+    double = not own and _fits_budget(model)  # else it is its own float64 answer
     for i, training in itertools.product(range(len(calls)), (False, True)):
         call = calls[i]
         if double:
@@ -144,10 +145,6 @@ def answers(model: nn.Module, calls: Sequence[Call], known: Passes = NONE) -> An
             jittered.append([_plain(y) for y in near.outputs])
     first = narrow[0] if narrow else ""
     return Answers(outputs, precise if double else None, jittered if own else None, first)
-
-
-def _is_double(model: nn.Module) -> bool:
-    return any(p.dtype == torch.float64 for p in model.parameters())
 
 
 def _jittered(call: Call) -> Call:
@@ -213,8 +210,6 @@ def largest_change(old: Sequence[Tensor], new: Sequence[Tensor]) -> float | None
 
 def _fits_budget(model: nn.Module) -> bool:
     tensors = [t for t in owned_tensors(model).values() if t.is_floating_point()]
-    if _is_double(model):
-        return False  # it is its own float64 answer
     return 0 < sum(t.numel() for t in tensors) * 8 <= FLOAT64_BUDGET
 
 
