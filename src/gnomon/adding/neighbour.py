@@ -107,10 +107,10 @@ def _shaped(
     activation: nn.Module | None,
 ) -> Neighbour:
     """Where the layer's channels stand in the output decides what kind of block fits there."""
-    made = analysis.context.made(op)[0]
+    made = analysis.reading.at_first.made(op)[0]
     channels = made[1] if op.name == "convolution" and len(made) > 2 else made[-1]
     wanted = {resolve(leaf) for leaf in leaves(channels) if resolve(leaf).size > 1}
-    axes = analysis.context.axes(output)
+    axes = analysis.reading.at_first.axes(output)
     where = [
         dim
         for dim, axis in enumerate(axes)

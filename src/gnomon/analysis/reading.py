@@ -64,6 +64,14 @@ class Reading:
         return context
 
     @cached_property
+    def at_first(self) -> Context:
+        """As `context`, of the first recording alone: enough to say where channels stand in it."""
+        if "context" in self.__dict__:
+            return self.context
+        with self.now():
+            return interpret(self.model, self.owned, self.recordings[:1], self._extra)
+
+    @cached_property
     def unreached(self) -> tuple[str, ...]:
         """The names of parameters that no recorded operation uses."""
         used = self.context.used
