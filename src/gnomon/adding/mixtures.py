@@ -19,7 +19,8 @@ from gnomon.axes import Axis, resolve
 from gnomon.editing.settings import shapes
 from gnomon.errors import CannotPreserve, GrowthError, NoSuchGroup, Unsupported
 from gnomon.ops.context import Op
-from gnomon.recording.tape import Recording, Visit, owned_tensors
+from gnomon.recording.recorder import Visit
+from gnomon.recording.tape import Recording, owned_tensors
 
 
 @dataclass(frozen=True)

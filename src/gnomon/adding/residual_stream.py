@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from gnomon.adding.neighbour import activation_of, is_identity_on, range_of
 from gnomon.errors import CannotPreserve
 from gnomon.ops.context import Op
-from gnomon.recording.tape import Recording, Visit
+from gnomon.recording.recorder import Visit
+from gnomon.recording.tape import Recording
 
 # What hands its first argument on as it is, if the shape stays. (The recorder settles dropout.)
 # Not the names of gnomon.ops.names: a transpose of equal sizes keeps the shape and not the stream.

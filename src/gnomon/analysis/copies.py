@@ -30,9 +30,7 @@ def follow_originals(model: nn.Module, owned: Mapping[str, Tensor], t: Context) 
         t.used.add(copy)
 
 
-def _pairs(
-    model: nn.Module, owned: Mapping[str, Tensor], t: Context
-) -> Iterator[tuple[str, str]]:
+def _pairs(model: nn.Module, owned: Mapping[str, Tensor], t: Context) -> Iterator[tuple[str, str]]:
     """(unread, read) buffers of one module that are equal bit for bit, and not all one number."""
     for path, module in model.named_modules():
         names = [f"{path}.{name}" if path else name for name in module._buffers]

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from gnomon.editing.surgery import Surgery
 from gnomon.errors import Unsupported
 from gnomon.recording.kept import keepers, kept_tensors, renew
+from gnomon.recording.recorder import Recorder
 from gnomon.recording.snapshot import taking_back, unchanged
-from gnomon.recording.tape import Call, Recorder, clone_inputs, owned_tensors
+from gnomon.recording.tape import Call, clone_inputs, owned_tensors
 from gnomon.recording.tensors import same_bits
 
 

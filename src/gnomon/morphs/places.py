@@ -12,7 +12,8 @@ from gnomon.editing import insertion
 from gnomon.errors import NoSuchGroup, Unsupported
 from gnomon.morphs.subject import Subject
 from gnomon.planning.edit import How
-from gnomon.recording.tape import Recording, Visit, record
+from gnomon.recording.recorder import Visit
+from gnomon.recording.tape import Recording, record
 
 _LISTED = 12
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)

@@ -26,7 +26,8 @@ from gnomon.morphs.subject import Subject
 from gnomon.planning.edit import ModuleEdit
 from gnomon.planning.plan import Plan
 from gnomon.planning.spec import path_of
-from gnomon.recording.tape import Recording, Visit, owned_tensors, record
+from gnomon.recording.recorder import Visit
+from gnomon.recording.tape import Recording, owned_tensors, record
 from gnomon.rules import R2R
 
 

@@ -48,26 +48,36 @@ class Parts(NamedTuple):
         return cls(modules, parameters, buffers)
 
 
-@contextlib.contextmanager
-def unchanged(model: nn.Module) -> Iterator[Parts]:
-    """Restore attributes, buffers, parameters' storages and the global generators afterwards.
+class Kept:
+    """What a model was, and where the global generators stood: to be put back as often as asked."""
 
-    Gives the parts that the model has before.
-    """
-    parts = Parts.of(model)
-    snapshot, storages = _Snapshot(parts.modules), Storages(parts.parameters)
-    python, numpy_state = random.getstate(), numpy.random.get_state()
-    devices = {t.device.index or 0 for t in parts.parameters if t.is_cuda}
+    def __init__(self, model: nn.Module) -> None:
+        self.parts = Parts.of(model)
+        self._snapshot = _Snapshot(self.parts.modules)
+        self._storages = Storages(self.parts.parameters)
+        self._python, self._numpy = random.getstate(), numpy.random.get_state()
+
+    def put_back(self) -> None:
+        """Give the model and the generators of Python and numpy back what they had."""
+        random.setstate(self._python)
+        numpy.random.set_state(self._numpy)
+        self._snapshot.restore()
+        self._storages.put_back()
+
+
+@contextlib.contextmanager
+def unchanged(model: nn.Module) -> Iterator[Kept]:
+    """Restore attributes, buffers, parameters' storages and the global generators afterwards."""
+    kept = Kept(model)
+    _, parameters, buffers = kept.parts
+    devices = {t.device.index or 0 for t in parameters if t.is_cuda}
     # A loss that is still alive counts writes to what it saved; ours are taken back.
-    counters = _unsafe_preserve_version_counter((*parts.parameters, *parts.buffers))
+    counters = _unsafe_preserve_version_counter((*parameters, *buffers))
     with counters, torch.random.fork_rng(devices=sorted(devices)):
         try:
-            yield parts
+            yield kept
         finally:
-            random.setstate(python)
-            numpy.random.set_state(numpy_state)
-            snapshot.restore()
-            storages.put_back()
+            kept.put_back()
 
 
 def taking_back(modules: Sequence[nn.Module]) -> Callable[[], None]:

@@ -12,7 +12,8 @@ from torch.nn.modules.conv import _ConvNd
 from gnomon.blocks import R2RBlock
 from gnomon.evolution.population.member import Member, calls_on
 from gnomon.evolution.population.sharing import owner
-from gnomon.recording.tape import Call, Visit, record, wants_fake
+from gnomon.recording.recorder import Visit
+from gnomon.recording.tape import Call, record, wants_fake
 
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 
