@@ -8,13 +8,14 @@ import torch
 from torch import nn
 
 import gnomon as gn
-from gnomon.adding import neighbour, templates, trial
+from gnomon.adding import neighbour, templates
 from gnomon.adding.neighbour import Neighbour
 from gnomon.adding.trial import Trial
 from gnomon.analysis import flops
 from gnomon.blocks import R2RBlock
 from gnomon.planning.edit import ModuleEdit
 from gnomon.planning.spec import alike, build, describe, unchecked
+from gnomon.recording import tape
 from own_blocks import Act
 from toys import shake
 from untouched import everything
@@ -69,10 +70,8 @@ def runs(monkeypatch):
         counted["train" if kwargs["training"] else "eval"] += 1
         return original(*args, **kwargs)
 
-    original = trial.record
-    for where in ("adding.trial", "adding.zero", "adding.making", "analysis.flops"):
-        monkeypatch.setattr(f"gnomon.{where}.record", counting)
-    monkeypatch.setattr("gnomon.analysis.groups.record", counting)
+    original = tape.Runs.record
+    monkeypatch.setattr(tape.Runs, "record", counting)
     return counted
 
 

@@ -27,7 +27,7 @@ from gnomon.planning.fill import GROWING
 from gnomon.planning.plan import Plan
 from gnomon.planning.planner import Planner
 from gnomon.proof.verify import TOLERANCE
-from gnomon.recording.tape import Call, Recording, calls_of, owned_tensors, record
+from gnomon.recording.tape import Call, Recording, calls_of, owned_tensors, record, record_each
 from gnomon.rules import R2R
 from gnomon.rules.base import on_grid
 from gnomon.wrapped import refuse_wrapped
@@ -248,9 +248,7 @@ def _unequal(x: Tensor, edit: TensorEdit, plan: Plan) -> str:
 
 
 def _outputs(module: nn.Module, calls: list[Call]) -> list[Tensor]:
-    modes = ((call, training) for call in calls for training in (False, True))
-    runs = [record(module, c, training=m, fake=False, keep=False) for c, m in modes]
-    return _outputs_of(runs)
+    return _outputs_of(record_each(module, calls, fake=False, keep=False))
 
 
 def _outputs_of(runs: Sequence[Recording]) -> list[Tensor]:

@@ -27,7 +27,7 @@ from gnomon.analysis.reading import Reading
 from gnomon.axes import Axis, form
 from gnomon.errors import GrowthError, Unsupported
 from gnomon.ops.context import Context, Event, Fill, Role, Table
-from gnomon.recording.tape import Call, Recording, record, wants_fake
+from gnomon.recording.tape import Call, Recording, record_each, wants_fake
 from gnomon.rules.base import Law
 
 
@@ -169,16 +169,15 @@ def _in_words(groups: tuple[Group, ...], reading: Reading) -> tuple[Group, ...]:
 
 def _record_all(model: nn.Module, calls: list[Call]) -> tuple[list[Recording], bool]:
     fake = wants_fake(model, calls)
-    modes = (False, True)
     try:
-        return [record(model, c, training=m, fake=fake) for c in calls for m in modes], fake
+        return record_each(model, calls, fake=fake), fake
     except GrowthError:
         raise
     except Exception as first:
         if any(p.is_meta for p in model.parameters()) or not fake:
             raise _failed(first) from first
     try:
-        return [record(model, c, training=m, fake=False) for c in calls for m in modes], False
+        return record_each(model, calls, fake=False), False
     except Exception as second:
         raise _failed(second) from second
 

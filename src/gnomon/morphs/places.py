@@ -13,7 +13,7 @@ from gnomon.errors import NoSuchGroup, Unsupported
 from gnomon.morphs.subject import Subject
 from gnomon.planning.edit import How
 from gnomon.recording.recorder import Visit
-from gnomon.recording.tape import Recording, record
+from gnomon.recording.tape import Recording, record_each
 
 _LISTED = 12
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
@@ -146,9 +146,7 @@ def _runs_through(subject: Subject, after: str, module: nn.Module) -> bool:
 
 
 def _runs(subject: Subject) -> list[Recording]:
-    modes = ((call, training) for call in subject.calls for training in (False, True))
-    fake = subject.analysis.fake
-    return [record(subject.model, call, training=mode, fake=fake) for call, mode in modes]
+    return record_each(subject.model, subject.calls, fake=subject.analysis.fake)
 
 
 def _passed(new: Recording, old: Recording, module: nn.Module, probe: nn.Module) -> bool:

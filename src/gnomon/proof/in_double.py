@@ -12,27 +12,21 @@ from gnomon.recording.kept import keepers, renew
 from gnomon.recording.tape import owned_tensors
 
 
-class InDouble(nn.Module):
-    """The same modules, run with float64 weights in place of their own.
+class InDouble:
+    """Runs a model's modules with float64 copies of its weights of now in place of their own.
 
     What they keep from pass to pass is computed from these.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.inner = model
-        doubles = {id(t): double(t) for t in owned_tensors(model).values()}
+        self._model = model
+        self._doubles = {id(t): double(t) for t in owned_tensors(model).values()}
 
-        def run(args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
-            with _standing_in(model, doubles):
-                for module in keepers(model).values():
-                    renew(module)
-                return model(*args, **kwargs)
-
-        self._run = run  # what hangs on a module is copied before each pass, but not through this
-
-    def forward(self, *args: object, **kwargs: object) -> object:
-        return self._run(args, kwargs)
+    def __call__(self, *args: object, **kwargs: object) -> object:
+        with _standing_in(self._model, self._doubles):
+            for module in keepers(self._model).values():
+                renew(module)
+            return self._model(*args, **kwargs)
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from gnomon.planning.edit import TensorEdit
 from gnomon.planning.plan import Plan
 from gnomon.proof.in_double import InDouble, double
 from gnomon.recording.passes import NONE, Passes
-from gnomon.recording.tape import Call, owned_tensors, record
+from gnomon.recording.tape import Call, owned_tensors, record, runs_of
 
 # The old and the new model are also compared in float64 if its weights fit this many bytes.
 FLOAT64_BUDGET = 1 << 29
@@ -129,10 +129,10 @@ def answers(model: nn.Module, calls: Sequence[Call], known: Passes = NONE) -> An
     double = not own and _fits_budget(model)  # else it is its own float64 answer
     for i, training in itertools.product(range(len(calls)), (False, True)):
         call = calls[i]
-        if double:
-            values = _double_answers(model, call, training)
+        if double and not training:
+            values = _double_answers(model, call)
             double = values is not None
-            precise.append(values or [])
+            precise += values or []
         run = known.of(i, training) if double or not training else None
         if run is None:
             run = record(model, call, training=training, fake=False, keep=False, gradients=training)
@@ -199,8 +199,12 @@ def halves(calls: Sequence[Call]) -> list[Call]:
 
 def training_outputs(model: nn.Module, calls: Sequence[Call]) -> list[Tensor]:
     """What a model gives in train mode."""
-    runs = [record(model, c, training=True, fake=False, keep=False) for c in calls]
-    return [_plain(y) for run in runs for y in run.outputs]
+    found: list[Tensor] = []
+    with runs_of(model) as runs:
+        for call in calls:
+            run = runs.record(call, training=True, fake=False, keep=False)
+            found += map(_plain, run.outputs)
+    return found
 
 
 def largest_change(old: Sequence[Tensor], new: Sequence[Tensor]) -> float | None:
@@ -213,18 +217,27 @@ def _fits_budget(model: nn.Module) -> bool:
     return 0 < sum(t.numel() for t in tensors) * 8 <= FLOAT64_BUDGET
 
 
-def _double_answers(model: nn.Module, call: Call, training: bool) -> list[Tensor] | None:
-    """The outputs with weights and inputs in float64; None if the code insists on its dtype."""
+def _double_answers(model: nn.Module, call: Call) -> list[list[Tensor]] | None:
+    """The outputs in both modes with weights and inputs in float64.
+
+    None if the code insists on its dtype.
+    """
     args, kwargs = pytree.tree_map_only(Tensor, double, call)
+    found: list[list[Tensor]] = []
     try:
-        run = record(
-            InDouble(model), (args, kwargs), training=training, fake=False, keep=False,
-            gradients=training,
-        )  # fmt: skip
+        with runs_of(model) as runs:
+            for training in (False, True):
+                runs.put_back()  # the copies are of what the model is
+                run = runs.record(
+                    (args, kwargs), training=training, fake=False, keep=False, gradients=training,
+                    through=InDouble(model),
+                )  # fmt: skip
+                if any(d.is_floating_point and d != torch.float64 for d in run.dtypes):
+                    return None
+                found.append([_plain(y) for y in run.outputs])
     except Exception:  # whatever a foreign forward raises: there is no float64 answer then
         return None
-    narrow = any(d.is_floating_point and d != torch.float64 for d in run.dtypes)
-    return None if narrow else [_plain(y) for y in run.outputs]
+    return found
 
 
 def _plain(y: Tensor) -> Tensor:

@@ -155,6 +155,18 @@ def record(
         )
 
 
+def record_each(
+    model: nn.Module, calls: Iterable[Call], *, fake: bool, keep: bool = True
+) -> list[Recording]:
+    """Every call in eval mode, then in train mode."""
+    with runs_of(model) as runs:
+        return [
+            runs.record(call, training=training, fake=fake, keep=keep)
+            for call in calls
+            for training in (False, True)
+        ]
+
+
 @contextlib.contextmanager
 def runs_of(model: nn.Module) -> Iterator[Runs]:
     """Several passes of a model, each from where it was; between them it is not put back yet.
@@ -182,10 +194,10 @@ class Runs:
         keep: bool = True,
         gradients: bool = False,
         on_op: Callable[[Op], None] | None = None,
+        through: Callable[..., object] | None = None,
     ) -> Recording:
-        """As the function of this name."""
-        if self._ran:
-            self._kept.put_back()
+        """As the function of this name. through: what runs the model, if not its own call."""
+        self.put_back()
         self._ran = True
         modules, parameters, _ = self._kept.parts
         with contextlib.ExitStack() as stack:
@@ -208,7 +220,7 @@ class Runs:
                 with recorder.inside(self._model, module):  # what they keep is computed on the tape
                     renew(module)
             recorder.dtypes.clear()  # what was kept before is none of the pass's own
-            result = self._model(*args, **kwargs)
+            result = (through or self._model)(*args, **kwargs)
         found = tensors_in(result)
         if not found:
             raise Unsupported(
@@ -218,6 +230,12 @@ class Runs:
         return Recording(
             recorder.ops, given, found, recorder.random, recorder.visits, recorder.dtypes
         )
+
+    def put_back(self) -> None:
+        """Bring the model where it was before the last pass, if there was one."""
+        if self._ran:
+            self._kept.put_back()
+        self._ran = False
 
 
 def _set_up(
