@@ -75,19 +75,24 @@ def runs(monkeypatch):
     return counted
 
 
+def in_no_container():
+    """Of a model that is not run to see whether a container is run through."""
+    layers = {"first": nn.Conv2d(3, 6, 3), "act": nn.ReLU(), "last": nn.Conv2d(6, 2, 1)}
+    model = Act(lambda m, x: m.last(m.act(m.first(x))), **layers)
+    return gn.Grower(model, torch.randn(2, 3, 8, 8))
+
+
 def test_a_zero_start_takes_two_passes_before_and_two_after(runs):
-    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 2, 1))
-    grower = gn.Grower(model, torch.randn(2, 3, 8, 8))
+    grower = in_no_container()
     runs.clear()
-    grower.plan(gn.Deepen("1"))
+    grower.plan(gn.Deepen("act"))
     assert runs == {"eval": 2, "train": 2}
 
 
 def test_a_block_that_starts_at_random_runs_once(runs):
-    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 2, 1))
-    grower = gn.Grower(model, torch.randn(2, 3, 8, 8))
+    grower = in_no_container()
     runs.clear()
-    grower.plan(gn.Deepen("1", gn.RandPad()))
+    grower.plan(gn.Deepen("act", gn.RandPad()))
     assert runs == {"eval": 1}
 
 

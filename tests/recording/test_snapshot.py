@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from gnomon.recording.snapshot import taking_back, unchanged
-from gnomon.recording.tape import record
+from gnomon.recording.tape import record, record_each, runs_of
+from untouched import everything
 
 
 class Holder(nn.Module):
@@ -224,3 +225,48 @@ def test_modules_with_a_say_are_told_of_the_mode_and_all_are_in_it(now, training
     assert seen == [training] * 4
     assert told == [True] if training else told == ([False] if now else [])
     assert model[1].told == before and [m.training for m in model.modules()] == modes
+
+
+class LeavesThings(nn.Module):
+    """Counts its passes, in Python, in a buffer and on its weight, and draws from every generator.
+
+    Which pass it was, shows in what it returns.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.passes, self.layer = 0, nn.Linear(2, 2)
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x):
+        self.passes += 1
+        self.seen += 1
+        drawn = random.random() + float(numpy.random.rand()) + float(torch.rand(()))
+        with torch.no_grad():
+            self.layer.weight.mul_(2)
+        return self.layer(x) + self.passes + self.seen + drawn
+
+
+def test_passes_that_share_a_look_at_the_model_do_not_see_what_the_others_left():
+    model, call = LeavesThings(), ((torch.randn(3, 2),), {})
+    before = everything(model)
+    alone = [record(model, call, training=t, fake=False).outputs[0] for t in (False, True)]
+    with runs_of(model) as runs:
+        together = [runs.record(call, training=t, fake=False).outputs[0] for t in (False, True)]
+        again = runs.record(call, training=False, fake=False).outputs[0]
+    each = [run.outputs[0] for run in record_each(model, [call], fake=False)]
+    assert all(map(torch.equal, alone, together)) and all(map(torch.equal, alone, each))
+    assert torch.equal(alone[0], again) and torch.equal(*alone)
+    assert everything(model) == before
+
+
+def test_a_pass_that_fails_is_taken_back_before_the_next():
+    model = LeavesThings()
+    good = record(model, ((torch.ones(3, 2),), {}), training=True, fake=False).outputs[0]
+    before = everything(model)
+    with runs_of(model) as runs:
+        with pytest.raises(RuntimeError):
+            runs.record(((torch.ones(3, 5),), {}), training=True, fake=False)
+        run = runs.record(((torch.ones(3, 2),), {}), training=True, fake=False)
+    assert torch.equal(run.outputs[0], good)
+    assert everything(model) == before
