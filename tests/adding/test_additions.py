@@ -23,7 +23,7 @@ PLACES = {
     "gnomon.editing.insertion": "names renamed".split(),
     "gnomon.editing.param_groups": "join rename _add".split(),
     "gnomon.adding.calibration": "_set equalise _be_identity".split(),
-    "gnomon.adding.zero": "write_zero check_zero _prove".split(),
+    "gnomon.adding.zero": "write_zero check_zero".split(),
     "gnomon.adding.copying": "copy_of _redraw _zero_start".split(),
     "gnomon.adding.numbering": "_set_number".split(),
     "gnomon.adding.making": "set_identity".split(),

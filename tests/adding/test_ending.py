@@ -202,7 +202,7 @@ def test_a_failed_proof_puts_everything_back(monkeypatch):
     def fails(*args):
         raise gn.NotProved("no")
 
-    monkeypatch.setattr("gnomon.adding.zero._prove", fails)
+    monkeypatch.setattr("gnomon.adding.zero.prove_zero", fails)
     with refused(gn.NotProved, of=module):
         gn.start_at_zero(module, numbers(IMAGE))
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import gnomon as gn
-from gnomon.adding import neighbour, templates
+from gnomon.adding import neighbour, templates, trial
 from gnomon.adding.neighbour import Neighbour
 from gnomon.adding.trial import Trial
 from gnomon.analysis import flops
@@ -145,3 +145,32 @@ def test_blocks_of_our_own_say_all_without_being_built(name, spatial):
         for made in (templates.residual(like), templates.identity(like, (-1.0, 1.0))):
             spec = unchecked(made)
             assert spec == describe(made) and alike(made, build(spec, {}))
+
+
+# --- what is proved when -------------------------------------------------------------------
+
+
+def test_planning_alone_sees_that_a_block_that_was_made_zero_is(monkeypatch):
+    def damaged(module, *args, **kwargs):
+        start = made(module, *args, **kwargs)
+        with torch.no_grad():
+            list(module.parameters())[-1].add_(1.0)
+        return start
+
+    made = trial.make_zero
+    monkeypatch.setattr(trial, "make_zero", damaged)
+    grower = in_no_container()
+    before = everything(grower.model)
+    with pytest.raises(gn.NotProved, match="still computes"):
+        grower.plan(gn.Deepen("act"))
+    with pytest.raises(gn.NotProved, match="Everything was undone"):
+        grower.grow(gn.Deepen("act"))
+    assert everything(grower.model) == before
+
+
+def test_growing_runs_a_new_block_twice_before_it_stands_in_the_model(runs):
+    grower = in_no_container()
+    runs.clear()
+    grower.grow(gn.Deepen("act"))
+    whole = {"analysed": 2, "settled": 2, "proved in double": 4}
+    assert sum(runs.values()) == sum(whole.values()) + 2

@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import nn
 
-from gnomon.adding.zero import ZeroStart, make_zero
+from gnomon.adding.zero import ZeroStart, make_zero, prove_zero
 from gnomon.analysis.flops import block_flops, counts_on_fake, flops_of
 from gnomon.analysis.groups import analyse
 from gnomon.blocks import R2RBlock, Residual
@@ -25,6 +25,7 @@ class Trial:
     def __init__(self, module: nn.Module, edit: ModuleEdit) -> None:
         self.module, self.edit = module, edit
         self._inner = module.body if isinstance(module, Residual) else module
+        self._started: tuple[tuple[nn.Module, ZeroStart], ...] = ()
 
     @cached_property
     def call(self) -> Call:
@@ -60,7 +61,8 @@ class Trial:
     def start_at_zero(self, seed: int) -> tuple[tuple[nn.Module, ZeroStart], ...]:
         """Make the body zero, of an `R2RBlock` each of its blocks; returns what was done to which.
 
-        Raises CannotPreserve, Unsupported or NotProved if it cannot be.
+        Raises CannotPreserve, Unsupported or NotProved if it cannot be. `prove` runs it to see: a
+        growth need not, which runs the whole model with it.
         """
         body, calls, twins = self._inner, [self.call], self.edit.twins
         parts = list(body.branches) if isinstance(body, R2RBlock) else [body]
@@ -70,7 +72,13 @@ class Trial:
             analysis = analyse(part, calls, {}, passes)
             zero = make_zero(part, calls, analysis, twins=twins, allow_dead=False, seed=seed)
             started.append((part, zero))
-        return tuple(started)
+        self._started = tuple(started)
+        return self._started
+
+    def prove(self) -> None:
+        """See that what was made zero is. Raises NotProved."""
+        for part, zero in self._started:
+            prove_zero(part, [self.call], zero)
 
     @property
     def flops(self) -> int:

@@ -9,8 +9,9 @@ the readers keep what of their initial values does not reach the output.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,12 +38,16 @@ _BY_KIND = {nn.Linear: 0, nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
 
 @dataclass(frozen=True, eq=False)
 class ZeroStart:
-    """Which channels are twins, and every tensor that this concerns."""
+    """Which channels are twins, and every tensor that this concerns.
+
+    scale: the largest that the module gave before, or that reads the twins: rounding is of that.
+    """
 
     group: str
     plan: Plan
     bias: str | None
     root: float
+    scale: float = 1.0
 
 
 def start_at_zero(
@@ -74,7 +79,10 @@ def start_at_zero(
     calls = calls_of(guessed_inputs(module) if example_inputs is None else example_inputs)
     with torch.inference_mode(False):
         analysis = analyse(module, calls, {})
-        make_zero(module, calls, analysis, twins=twins, allow_dead=allow_dead)
+        start = plan_zero(module, calls, analysis, twins=twins, allow_dead=allow_dead)
+        with _unless_it_fails(module, start):
+            _become_zero(module, start, 0)
+            prove_zero(module, calls, start)
     return module
 
 
@@ -87,26 +95,36 @@ def make_zero(
     allow_dead: bool,
     seed: int = 0,
 ) -> ZeroStart:
-    """As `start_at_zero`, for a module that was analysed on the calls; returns what was done."""
+    """As `start_at_zero`, for a module that was analysed on the calls; returns what was done.
+
+    The equation holds on the stored tensors then; `prove_zero` runs the module to see.
+    """
     with torch.inference_mode(False):
-        outputs = _outputs(module, calls) if analysis.fake else _outputs_of(analysis.recordings)
-        largest = _largest(outputs)
         start = plan_zero(module, calls, analysis, twins=twins, allow_dead=allow_dead)
-        scale = max(largest, _largest_reader(module, start))
-        owned = owned_tensors(module)
-        touched = [owned[e.name] for e in start.plan.edits]
-        touched += [owned[start.bias]] if start.bias else []
-        before = [t.detach().clone() for t in touched]
-        try:
-            write_zero(owned, start, seed)
-            check_zero(module, start)
-            _prove(module, calls, scale)
-        except BaseException:
-            with torch.no_grad():
-                for tensor, old in zip(touched, before, strict=True):
-                    tensor.copy_(old)
-            raise
+        with _unless_it_fails(module, start):
+            _become_zero(module, start, seed)
     return start
+
+
+def _become_zero(module: nn.Module, start: ZeroStart, seed: int) -> None:
+    write_zero(owned_tensors(module), start, seed)
+    check_zero(module, start)
+
+
+@contextlib.contextmanager
+def _unless_it_fails(module: nn.Module, start: ZeroStart) -> Iterator[None]:
+    """Give the tensors that a zero start concerns their numbers back on any error."""
+    owned = owned_tensors(module)
+    touched = [owned[e.name] for e in start.plan.edits]
+    touched += [owned[start.bias]] if start.bias else []
+    before = [t.detach().clone() for t in touched]
+    try:
+        yield
+    except BaseException:
+        with torch.no_grad():
+            for tensor, old in zip(touched, before, strict=True):
+                tensor.copy_(old)
+        raise
 
 
 def plan_zero(
@@ -129,7 +147,9 @@ def plan_zero(
         partly = [d for d in edit.dims if d.role == "read" and plan.embedding(d.form).old]
         if partly and edit.name in end.weights:
             raise CannotPreserve(f"{what}: '{edit.name}' reads other channels besides its hidden")
-    return ZeroStart(group.name, plan, end.bias, b)
+    outputs = _outputs(module, calls) if analysis.fake else _outputs_of(analysis.recordings)
+    scale = max(_largest(outputs), _largest_reader(module, plan))
+    return ZeroStart(group.name, plan, end.bias, b, scale)
 
 
 def hidden_of(analysis: Analysis, end: Ending) -> Group:
@@ -263,17 +283,18 @@ def _largest(outputs: Sequence[Tensor]) -> float:
     return largest if 0 < largest < math.inf else 1.0
 
 
-def _largest_reader(module: nn.Module, start: ZeroStart) -> float:
+def _largest_reader(module: nn.Module, plan: Plan) -> float:
     """The largest weight of what cancels: a module that is zero already has no outputs to tell."""
     owned = owned_tensors(module)
-    names = [e.name for e in start.plan.edits if any(d.role == "read" for d in e.dims)]
+    names = [e.name for e in plan.edits if any(d.role == "read" for d in e.dims)]
     return max((float(owned[n].detach().abs().max().double()) for n in names), default=0.0)
 
 
-def _prove(module: nn.Module, calls: list[Call], scale: float) -> None:
+def prove_zero(module: nn.Module, calls: list[Call], start: ZeroStart) -> None:
+    """Run a module that was made zero, in both modes. Raises NotProved unless it is."""
     for y in _outputs(module, calls):
         limit = TOLERANCE.get(y.dtype, 4 * torch.finfo(y.dtype).eps)
-        largest = float(y.abs().max().double()) / scale if y.numel() else 0.0
+        largest = float(y.abs().max().double()) / start.scale if y.numel() else 0.0
         if not largest <= limit:
             raise NotProved(
                 f"a {type(module).__name__} still computes {largest:.1e} of its former output "
