@@ -245,3 +245,14 @@ def test_a_watch_sees_code_that_reads_running_statistics_itself():
     call = ((torch.randn(4, 3),), {})
     record(model, call, training=True, fake=False, keep=False, on_op=watch.look)
     assert not watch.apart
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR")
+@pytest.mark.parametrize("sparse", [torch.Tensor.to_sparse, torch.Tensor.to_sparse_csr])
+def test_a_sparse_buffer_is_no_obstacle(sparse):
+    model, x, optimizer = network()
+    model.register_buffer("few", sparse(torch.eye(3)))
+    with (grower := gn.Grower(model, x, optimizer)).moment():
+        grower.grow(gn.Widen("*", by=2))
+        assert grower.grow(gn.Deepen("stage1")).preserves
+    assert grower.groups and torch.equal(model.few.to_dense(), torch.eye(3))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from gnomon.proof.verify import Answers
 from gnomon.recording.tape import Recording, owned_tensors
@@ -27,5 +27,8 @@ def marks(model: nn.Module) -> tuple[object, ...]:
     Writes behind autograd's back (`.data`, numpy) do not show.
     """
     tensors = owned_tensors(model).values()
-    flat: Iterable[object] = chain(*((id(t), t._version, t.data_ptr(), t.shape) for t in tensors))
-    return tuple(flat)
+    return tuple(chain(*((id(t), t._version, _address(t), t.shape) for t in tensors)))
+
+
+def _address(t: Tensor) -> int:
+    return t.data_ptr() if t.layout == torch.strided else 0  # sparse ones have several, or none
