@@ -44,7 +44,7 @@ def test_all_arms_run_the_same_epochs_and_steps(finished):
     assert [entry for entry in watcher.seen if entry[0] == "grown"][1:] == [
         ("grown", 0),
         ("grown", 1),
-        *[("grown", "grew")] * 3,  # wider, and two blocks deeper
+        *[("grown", "grew")] * 2,  # wider, then two blocks deeper
         ("grown", 2),
     ]
 
@@ -89,7 +89,7 @@ def test_the_folder_tells_it_all(finished):
     assert [line["event"] for line in events if line["arm"] == "grown"] == [
         "epoch",
         "epoch",
-        *["growth"] * 3,  # wider, and two blocks deeper
+        *["growth"] * 2,  # wider, then two blocks deeper
         "epoch",
         "test",
     ]
