@@ -76,6 +76,28 @@ class Embedding:
         return torch.bincount(self.source[self.source >= 0], minlength=self.signals)
 
     @cached_property
+    def carries_old(self) -> Tensor:
+        """(K,) whether each channel carries an old signal."""
+        return (self.source >= 0) & (self.source < self.old)
+
+    @cached_property
+    def origins(self) -> Tensor:
+        """(K,) the old channel whose signal each channel carries; the first where it is none."""
+        return torch.where(self.carries_old, self.source, 0)
+
+    @cached_property
+    def strangers(self) -> Tensor:
+        """The channels that carry no old signal."""
+        return (~self.carries_old).nonzero().squeeze(1)
+
+    @cached_property
+    def shares(self) -> Tensor | None:
+        """(K,) how many carry the old signal of each channel, 1 at strangers; None if all are 1."""
+        copies = self.copies[self.source.clamp(min=0)]
+        found = torch.where(self.carries_old, copies, 1)
+        return found if bool((found > 1).any()) else None
+
+    @cached_property
     def keeps_prefix(self) -> bool:
         """Whether the first N channels are the old ones in their old order."""
         n = self.old
@@ -94,7 +116,7 @@ class Embedding:
     @cached_property
     def touched(self) -> Tensor:
         """Channels whose reader is not simply a copy: new ones, and old ones that got copies."""
-        plain = (self.source >= 0) & (self.source < self.old) & (self.factor == 1)
+        plain = self.carries_old & (self.factor == 1)
         plain &= self.copies[self.source.clamp(min=0)] == 1
         return (~plain).nonzero().squeeze(1)
 

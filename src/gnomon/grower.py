@@ -247,7 +247,9 @@ class Grower:
         if isinstance(what, Plan):
             return what, tried
         _check_seed(seed)
-        subject = Subject(self.model, analysis, self._calls, self._ops, fresh=True, tried=tried)
+        subject = Subject(
+            self.model, analysis, self._calls, self._ops, digest=self._structure, tried=tried
+        )
         return self._plan(what, seed, subject), tried
 
     def _check(self, plan: Plan, analysis: Analysis) -> None:

@@ -139,11 +139,9 @@ def carried(value: Tensor, edit: TensorEdit, plan: Plan, *, degree: int, start: 
     new = value * edit.scale**-degree if edit.rescales else value
     for d in edit.dims:
         e = plan.embedding(d.form)
-        old = (e.source >= 0) & (e.source < e.old)
         new = gathered(new, d.dim, e)
-        copies = e.copies[e.source.clamp(min=0)]
-        if d.role != "read" and bool((old & (copies > 1)).any()):
-            share = torch.where(old, copies, 1).to(value) ** -power
+        if d.role != "read" and e.shares is not None:
+            share = e.shares.to(value) ** -power
             new = new * share.reshape([-1 if i == d.dim else 1 for i in range(value.dim())])
     for dim, index in fresh_index(edit, plan, value.device):
         new = new.index_fill(dim, index, start)
@@ -152,14 +150,12 @@ def carried(value: Tensor, edit: TensorEdit, plan: Plan, *, degree: int, start: 
 
 def gathered(value: Tensor, dim: int, e: Embedding) -> Tensor:
     """Each old channel's entries where the channel is carried now; anything at fresh ones."""
-    old = (e.source >= 0) & (e.source < e.old)
-    return value.index_select(dim, torch.where(old, e.source, 0).to(value.device))
+    return value.index_select(dim, e.origins.to(value.device))
 
 
 def fresh_index(edit: TensorEdit, plan: Plan, device: torch.device) -> Iterator[tuple[int, Tensor]]:
     """Per grown dimension, the channels that carry no old signal."""
     for d in edit.dims:
-        e = plan.embedding(d.form)
-        fresh = ((e.source < 0) | (e.source >= e.old)).nonzero().squeeze(1)
-        if fresh.numel():
-            yield d.dim, fresh.to(device)
+        strangers = plan.embedding(d.form).strangers
+        if strangers.numel():
+            yield d.dim, strangers.to(device)

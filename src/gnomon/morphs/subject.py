@@ -29,7 +29,7 @@ class Costs(NamedTuple):
 class Subject:
     """A model that was analysed on some calls.
 
-    fresh: whether that was just now, so that nothing can have changed since.
+    digest: of its structure, if it was analysed just now and nothing can have changed since.
     tried: where a morph leaves modules that it has made to see whether they can be.
     """
 
@@ -37,13 +37,18 @@ class Subject:
     analysis: Analysis
     calls: list[Call]
     ops: Table
-    fresh: bool = False
+    digest: str = ""
     tried: Tried = field(default_factory=Tried)
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the model is as it was when it was analysed, and grows at once."""
+        return bool(self.digest)
 
     @cached_property
     def fingerprint(self) -> str:
         """The digest of the model's structure and of its operations."""
-        return fingerprint(structure(self.model), self.analysis)
+        return fingerprint(self.digest or structure(self.model), self.analysis)
 
     @property
     def device(self) -> torch.device:
