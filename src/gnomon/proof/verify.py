@@ -127,12 +127,12 @@ def answers(model: nn.Module, calls: Sequence[Call], known: Passes = NONE) -> An
 
     own = any(p.dtype == torch.float64 for p in model.parameters())
     double = not own and _fits_budget(model)  # else it is its own float64 answer
+    for call in calls:  # all of them first: what stands in for a pass rests on every one
+        values = _double_answers(model, call) if double else None
+        double = values is not None
+        precise += values or []
     for i, training in itertools.product(range(len(calls)), (False, True)):
         call = calls[i]
-        if double and not training:
-            values = _double_answers(model, call)
-            double = values is not None
-            precise += values or []
         run = known.of(i, training) if double or not training else None
         if run is None:
             run = record(model, call, training=training, fake=False, keep=False, gradients=training)
