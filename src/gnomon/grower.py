@@ -183,7 +183,7 @@ class Grower:
         # outside of a moment anew: training may have annealed a constant meanwhile
         analysis = self._analyse(None if found is None else found.recordings)
         analysed = time.perf_counter()
-        plan, tried = self._planned(what, seed, analysis)
+        plan, tried = self._planned(what, seed, analysis, proved=proof == "full")
         planned = time.perf_counter()
         self._check(plan, analysis)
         if plan.edits or plan.attributes:
@@ -242,12 +242,16 @@ class Grower:
             return None
         return passes.in_turn
 
-    def _planned(self, what: Plan | Morph, seed: int, analysis: Analysis) -> tuple[Plan, Tried]:
+    def _planned(
+        self, what: Plan | Morph, seed: int, analysis: Analysis, *, proved: bool
+    ) -> tuple[Plan, Tried]:
         tried = Tried()
         if isinstance(what, Plan):
             return what, tried
         _check_seed(seed)
-        subject = Subject(self.model, analysis, self._calls, self._ops, fresh=True, tried=tried)
+        subject = Subject(
+            self.model, analysis, self._calls, self._ops, fresh=True, proved=proved, tried=tried
+        )
         return self._plan(what, seed, subject), tried
 
     def _check(self, plan: Plan, analysis: Analysis) -> None:

@@ -30,6 +30,7 @@ class Subject:
     """A model that was analysed on some calls.
 
     fresh: whether that was just now, so that nothing can have changed since.
+    proved: whether the whole model will be run before and after: modules need not be run alone.
     tried: where a morph leaves modules that it has made to see whether they can be.
     """
 
@@ -38,6 +39,7 @@ class Subject:
     calls: list[Call]
     ops: Table
     fresh: bool = False
+    proved: bool = False
     tried: Tried = field(default_factory=Tried)
 
     @cached_property
