@@ -99,7 +99,7 @@ class Storages:
     def lay_gradients_aside(self) -> None:
         """Take the gradients off, until they are put back: `backward` would add to their numbers."""
         for parameter, gradient in zip(self._parameters, self._gradients, strict=True):
-            if gradient is not None:
+            if gradient is not None and gradient.shape == parameter.shape:  # as ever, but on trial
                 parameter.grad = None
 
     def put_back(self) -> None:
