@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 import gnomon as gn
+from gnomon.proof import verify
 from untouched import refused
-
 
 X = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
 
@@ -48,3 +48,19 @@ def test_it_is_seen_where_another_call_has_no_float64_answer(last):
     grower = gn.Grower(model, calls)
     with refused(gn.NotProved, of=model):
         grower.grow(gn.Widen("a", to=12))
+
+
+@pytest.mark.parametrize("morph", [gn.Widen("a", to=12), gn.Deepen("a")], ids=str)
+def test_what_autograd_changes_is_not_taken_for_rounding(morph, monkeypatch):
+    """Nor where only the small model fits the budget of float64 copies."""
+    model = Counts(ASKS["of the mode"]).train()
+    before = model(X).detach()
+    size = sum(p.numel() for p in model.parameters()) * 8
+    monkeypatch.setattr(verify, "FLOAT64_BUDGET", size)
+    grower = gn.Grower(model, X)
+    if isinstance(morph, gn.Widen):
+        with refused(gn.NotProved, of=model):
+            grower.grow(morph)
+    else:
+        assert grower.grow(morph).largest_change <= 1e-6
+    assert (model(X) - before).abs().max() <= 1e-6
