@@ -97,7 +97,7 @@ class Storages:
         self._learn = [p.requires_grad for p in self._parameters]
 
     def lay_gradients_aside(self) -> None:
-        """Take the gradients off, until they are put back: `backward` would add to their numbers."""
+        """Take the gradients off until they are put back: `backward` would add to them."""
         for parameter, gradient in zip(self._parameters, self._gradients, strict=True):
             if gradient is not None and gradient.shape == parameter.shape:  # as ever, but on trial
                 parameter.grad = None
