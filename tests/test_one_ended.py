@@ -219,3 +219,12 @@ def test_a_shortcut_that_makes_no_sense_is_a_value_error(bad):
         ZeroPadded(-1)
     with pytest.raises(ValueError):
         ZeroPadded(1, 0)
+
+
+def test_the_body_of_the_block_may_have_no_weights():
+    model = nn.Sequential(nn.Linear(4, 6), gn.blocks.Residual(nn.Tanh()), nn.Linear(6, 3)).double()
+    x = torch.randn(5, 4, dtype=torch.float64)
+    before = answers(model, x, False)
+    receipt = gn.Grower(model, x).grow(gn.Widen("0", by=2, until="1"))
+    assert receipt.preserves and change(before, answers(model, x, False)) <= 1e-12
+    assert {p.dtype for p in model.parameters()} == {torch.float64}

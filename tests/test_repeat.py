@@ -475,3 +475,17 @@ def test_a_frozen_block_has_a_frozen_copy_and_gradients_stay():
 def test_what_makes_no_sense_for_any_model_is_a_value_error(wrong):
     with pytest.raises(ValueError, match="must be"):
         gn.Repeat(**{"where": "a", **wrong})
+
+
+def test_a_block_that_the_code_never_runs_is_refused():
+    class First(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(2))
+
+        def forward(self, x):
+            return self.layers[0](x)
+
+    model = First()
+    with pytest.raises(gn.Unsupported, match="called 0 times"):
+        gn.Grower(model, torch.randn(3, 4)).plan(gn.Repeat("layers.1"))

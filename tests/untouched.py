@@ -20,7 +20,8 @@ def bits(value: object) -> object:
             return "meta", value.shape, value.dtype
         if value.is_sparse:
             return "sparse", bits(value.coalesce().indices()), bits(value.coalesce().values())
-        flat = value.detach().contiguous().reshape(-1).view(torch.uint8)
+        plain = value.detach().resolve_conj().resolve_neg().contiguous()
+        flat = plain.reshape(-1).view(torch.uint8)
         return value.shape, value.stride(), value.dtype, flat.numpy().tobytes()
     if isinstance(value, numpy.ndarray):
         return value.shape, value.dtype, value.tobytes()

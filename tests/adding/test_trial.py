@@ -165,6 +165,8 @@ def test_planning_alone_sees_that_a_block_that_was_made_zero_is(monkeypatch):
         grower.plan(gn.Deepen("act"))
     with pytest.raises(gn.NotProved, match="Everything was undone"):
         grower.grow(gn.Deepen("act"))
+    with pytest.raises(gn.NotProved, match="still computes"):  # nobody runs the model then
+        grower.grow(gn.Deepen("act"), proof="algebra")
     assert everything(grower.model) == before
 
 

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
 
 from torch import Tensor, nn
 
@@ -61,7 +62,7 @@ def _ended(subject: Subject, path: str) -> tuple[ModuleEdit | None, str]:
     if any(True for _ in shortcut.parameters()):
         return None, f"the stream ends at '{path}' by itself: its shortcut has weights"
     made = _one_ended(subject, block, path)
-    like = next(block.body.parameters())
+    like = next(chain(block.body.parameters(), subject.model.parameters()))  # it may have none
     made.to(device=like.device, dtype=like.dtype)
     return ModuleEdit("replace", f"{path}.shortcut", describe(made), "kept", template=made), ""
 

@@ -96,10 +96,10 @@ class Repeat:
 
     def _ends(self, subject: Subject, module: nn.Module) -> tuple[BranchEnd, ...]:
         own = own_tensors(subject.model, self.where)
+        x = input_of(only_visit(subject, module, self.where))
         analysis, recording = _seen(subject)
         visit = next(v for v in recording.visits if v.module is module)
         block = Block(subject.model, self.where, recording, visit, own)
-        x = input_of(only_visit(subject, module, self.where))
         y = visit.output[0] if isinstance(visit.output, tuple) and visit.output else visit.output
         if not isinstance(y, Tensor) or y.shape != x.shape:
             given = f"{tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__

@@ -20,7 +20,7 @@ class InDouble:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        self._doubles = {id(t): double(t) for t in owned_tensors(model).values()}
+        self._doubles = {id(t): _learning(t) for t in owned_tensors(model).values()}
 
     def __call__(self, *args: object, **kwargs: object) -> object:
         with _standing_in(self._model, self._doubles):
@@ -47,6 +47,12 @@ def _standing_in(model: nn.Module, others: Mapping[int, Tensor]) -> Iterator[Non
         for holder, content in zip(holders, own, strict=True):
             holder.clear()
             holder.update(content)
+
+
+def _learning(t: Tensor) -> Tensor:
+    """A double that requires gradients if its original does: with autograd on, code may ask."""
+    copy = double(t)
+    return copy.requires_grad_() if t.requires_grad else copy
 
 
 def double(x: Tensor) -> Tensor:

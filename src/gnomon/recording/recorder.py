@@ -108,8 +108,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for arg in first if first and isinstance(first[0], Tensor) else pytree.tree_leaves(first):
             if isinstance(arg, Tensor) and not isinstance(arg, FakeTensor):
                 owner = self._parameters.pop(arg.untyped_storage()._cdata, None)
-                if owner is not None:
-                    self._overwritten.append((owner, owner.detach().clone()))
+                if owner is not None:  # its storage: `.data` may be assigned to it afterwards
+                    held = owner.detach()
+                    self._overwritten.append((held, held.clone()))
 
     def _entered(self, module: nn.Module, args: object) -> None:
         self._stack.append(module)
@@ -138,8 +139,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def put_back(self) -> None:
         """Give parameters that were written on their numbers again."""
-        for owner, saved in self._overwritten:
-            owner.data.copy_(saved)
+        for held, saved in self._overwritten:
+            held.copy_(saved)
 
 
 def _outputs(out: object) -> tuple[Tensor, ...]:

@@ -57,6 +57,10 @@ class Kept:
         self._storages = Storages(self.parts.parameters)
         self._python, self._numpy = random.getstate(), numpy.random.get_state()
 
+    def lay_gradients_aside(self) -> None:
+        """Take the gradients off until all is put back, so that no pass adds to them."""
+        self._storages.lay_gradients_aside()
+
     def put_back(self) -> None:
         """Give the model and the generators of Python and numpy back what they had."""
         random.setstate(self._python)

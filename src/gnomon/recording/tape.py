@@ -199,6 +199,7 @@ class Runs:
         """As the function of this name. through: what runs the model, if not its own call."""
         self.put_back()
         self._ran = True
+        self._kept.lay_gradients_aside()
         modules, parameters, _ = self._kept.parts
         with contextlib.ExitStack() as stack:
             _set_up(stack, parameters, gradients)

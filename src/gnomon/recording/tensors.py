@@ -53,23 +53,39 @@ def _write(pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
     """Give these tensors the numbers of their copies."""
     whole: list[Tensor] = []
     numbers: list[Tensor] = []
+    others: list[tuple[Tensor, Tensor]] = []
     for tensor, saved in pairs:
         if tensor.shape != saved.shape or _kinds([tensor]) != _kinds([saved]):
             tensor.data = saved.clone()  # (it may be asked for again)
-        elif type(tensor) is Tensor and tensor.is_contiguous():
+        elif type(tensor) is Tensor and tensor.is_contiguous() and not _is_lazy(tensor):
             whole.append(tensor)  # for nothing where only NaN differs from itself
             numbers.append(saved)
-        elif not same_bits(tensor, saved):  # on an expanded tensor nobody can write
-            tensor.copy_(saved)
+        else:
+            others.append((tensor, saved))
     if whole:
         torch._foreach_copy_(whole, numbers)
+    for tensor, saved in others:  # views of those are right by now
+        if not same_bits(tensor, saved):
+            _once(tensor, tensor).copy_(_once(saved, tensor))
+
+
+def _is_lazy(t: Tensor) -> bool:
+    """Whether numbers are to be conjugated or negated when they are read: no list may hold it."""
+    return t.is_conj() or t.is_neg()
+
+
+def _once(t: Tensor, like: Tensor) -> Tensor:
+    """One of the entries that share a place in an expanded tensor: on all nobody can write."""
+    for dim, (size, stride) in enumerate(zip(like.shape, like.stride(), strict=True)):
+        t = t.narrow(dim, 0, 1) if size > 1 and not stride else t
+    return t
 
 
 class Storages:
     """Parameters with their storages and gradients of now; numbers are the recorder's care.
 
     A forward that assigns `.data` replaces the storage, one that calls `backward` leaves a gradient
-    where there was none.
+    where there was none, and some freeze parameters.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
@@ -78,9 +94,16 @@ class Storages:
         self._addresses = [s.data_ptr() for s in self._storages]
         self._shapes = [s.shape for s in self._storages]
         self._gradients = [p.grad for p in self._parameters]
+        self._learn = [p.requires_grad for p in self._parameters]
+
+    def lay_gradients_aside(self) -> None:
+        """Take the gradients off until they are put back: `backward` would add to them."""
+        for parameter, gradient in zip(self._parameters, self._gradients, strict=True):
+            if gradient is not None and gradient.shape == parameter.shape:  # as ever, but on trial
+                parameter.grad = None
 
     def put_back(self) -> None:
-        """Give every parameter its storage and its gradient again."""
+        """Give every parameter its storage and its gradient again, and let it learn or not."""
         parameters = self._parameters
         addresses, shapes = [p.data_ptr() for p in parameters], [p.shape for p in parameters]
         if addresses != self._addresses or shapes != self._shapes:
@@ -88,6 +111,9 @@ class Storages:
         for parameter, gradient in zip(parameters, self._gradients, strict=True):
             if parameter.grad is not gradient:
                 parameter.grad = gradient
+        for parameter, learns in zip(parameters, self._learn, strict=True):
+            if parameter.requires_grad is not learns:
+                parameter.requires_grad_(learns)
 
     def _put_storages_back(self) -> None:
         of_then = zip(self._parameters, self._storages, self._addresses, strict=True)
