@@ -176,3 +176,29 @@ def test_growing_runs_a_new_block_twice_before_it_stands_in_the_model(runs):
     grower.grow(gn.Deepen("act"))
     whole = {"analysed": 2, "settled": 2, "proved in double": 4}
     assert sum(runs.values()) == sum(whole.values()) + 2
+
+
+@pytest.mark.parametrize("proof", ["full", "algebra"])
+def test_a_block_behind_a_gate_of_zero_is_seen_where_it_stands(proof, monkeypatch):
+    """No output of the model would tell; and what arrives is a thousand times what it was tried on.
+
+    Rounding grows with what arrives, so an undamaged block must pass.
+    """
+    parts = {"first": nn.Linear(3, 6), "last": nn.Linear(6, 2)}
+    model = Act(lambda m, x: m.last(m.first(x * 1000) * m.gate), **parts)
+    model.gate = nn.Parameter(torch.zeros(()))
+    grower = gn.Grower(model, torch.randn(5, 3))
+    grower.grow(gn.Deepen("first"), proof=proof)
+    made = trial.make_zero
+
+    def damaged(module, *args, **kwargs):
+        start = made(module, *args, **kwargs)
+        with torch.no_grad():
+            list(module.parameters())[-1].add_(1.0)
+        return start
+
+    monkeypatch.setattr(trial, "make_zero", damaged)
+    before = everything(model)
+    with pytest.raises(gn.NotProved, match="behind 'first.*still computes"):
+        grower.grow(gn.Deepen("first"), proof=proof)
+    assert everything(model) == before

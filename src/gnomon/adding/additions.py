@@ -17,6 +17,7 @@ from gnomon.adding.folding import fold, in_form
 from gnomon.adding.making import Started, Tried, make, start
 from gnomon.adding.numbering import renumber
 from gnomon.adding.replacing import factored_module
+from gnomon.adding.standing import check_zero_in
 from gnomon.adding.upcycling import part_experts, upcycled_for_load, upcycled_module
 from gnomon.analysis.groups import Analysis
 from gnomon.editing import insertion, param_groups
@@ -256,7 +257,8 @@ def check_runs(
 ) -> list[Recording]:
     """Raise NotProved or Unsupported unless each new module runs once and the rest runs as before.
 
-    A block that is never called changes nothing, hence no comparison of outputs would find it.
+    A block that is never called changes nothing, hence no comparison of outputs would find it. What
+    was made zero must be zero there.
     Returns the passes of one mode; on_op is called after each of their operations.
     """
     new = {id(m) for module, _, _ in added.modules for m in module.modules()}
@@ -266,13 +268,15 @@ def check_runs(
     for call, old in zip(calls, analysis.recordings[training::2], strict=True):
         run = _run(model, call, training, analysis.fake, on_op)
         runs.append(run)
-        for module, edit, _ in added.modules:
+        for module, edit, started in added.modules:
             times = sum(visit.module is module for visit in run.visits)
             if times != 1:
                 raise Unsupported(
                     f"the code runs what was put behind '{edit.place}' {times} times instead of "
                     f"once. Name another module"
                 )
+            if not analysis.fake:
+                check_zero_in(run, module, edit, started)
         if not replaced and _names(run.ops, new) != _names(old.ops, set()):
             raise NotProved(
                 f"with a block behind '{added.modules[0][1].place}' the code takes another path: "

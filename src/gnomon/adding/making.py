@@ -60,7 +60,10 @@ def start(module: nn.Module, edit: ModuleEdit, key: str, seed: int) -> Started:
     Returns the networks that were made zero; of an `R2RBlock` each of its blocks.
     Raises CannotPreserve, Unsupported or NotProved if it cannot start there.
     """
-    return started(Trial(module, edit), key, seed)
+    trial = Trial(module, edit)
+    begun = started(trial, key, seed)
+    trial.prove()
+    return begun
 
 
 def started(trial: Trial, key: str, seed: int) -> Started:

@@ -190,7 +190,7 @@ class Deepen:
         trial.check_shape()
         if not any(p.is_meta for p in module.parameters()):
             subject.tried.keep(*seat, seed, module, started(trial, seat.key, seed))
-            if not subject.fresh:  # else it grows now, and is seen where it stands
+            if not subject.fresh or subject.analysis.fake:  # else it is seen where it stands
                 trial.prove()
             if edit.start == "identity" and not isinstance(arriving, FakeTensor):
                 check_identity(module, edit, arriving)
