@@ -199,6 +199,6 @@ def test_a_block_behind_a_gate_of_zero_is_seen_where_it_stands(proof, monkeypatc
 
     monkeypatch.setattr(trial, "make_zero", damaged)
     before = everything(model)
-    with pytest.raises(gn.NotProved, match="behind 'first.*still computes"):
+    with pytest.raises(gn.NotProved, match=r"behind 'first.*still computes"):
         grower.grow(gn.Deepen("first"), proof=proof)
     assert everything(model) == before

@@ -270,3 +270,54 @@ def test_a_pass_that_fails_is_taken_back_before_the_next():
         run = runs.record(((torch.ones(3, 2),), {}), training=True, fake=False)
     assert torch.equal(run.outputs[0], good)
     assert everything(model) == before
+
+
+class Slotted:
+    """Holds what it holds in slots, one of them hidden, one empty."""
+
+    __slots__ = ("__hidden", "count", "later", "seen")
+
+    def __init__(self):
+        self.count, self.seen, self.__hidden = 0, [torch.zeros(2)], 1
+
+    def use(self):
+        self.count += 1
+        self.seen[0] += 1
+        self.seen.append(self.count)
+        self.__hidden += 1
+        self.later = self.__hidden
+        return self.count + self.__hidden
+
+
+class Below(Slotted):
+    """Slots of its own, those of its base, and a dict."""
+
+    __slots__ = ("__dict__", "own")
+
+    def __init__(self):
+        super().__init__()
+        self.own, self.free = 0, 0
+
+    def use(self):
+        self.own, self.free = self.own + 1, self.free + 1
+        return super().use() + self.own + self.free
+
+
+@pytest.mark.parametrize("kind", [Slotted, Below])
+def test_what_an_object_holds_in_slots_is_taken_back(kind):
+    class Uses(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.state = nn.Linear(2, 2), kind()
+
+        def forward(self, x):
+            return self.layer(x) + self.state.use()
+
+    model = Uses()
+    call = ((torch.ones(3, 2),), {})
+    first, second = (record(model, call, training=False, fake=False).outputs[0] for _ in range(2))
+    state = model.state
+    assert torch.equal(first, second)
+    assert state.count == 0 and state._Slotted__hidden == 1 and not hasattr(state, "later")
+    assert len(state.seen) == 1 and torch.equal(state.seen[0], torch.zeros(2))
+    assert kind is Slotted or (state.own, state.free) == (0, 0)

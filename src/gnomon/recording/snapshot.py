@@ -9,9 +9,10 @@ Everything keeps its identity and gets its old contents.
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
 from collections import OrderedDict, deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from operator import is_
 from typing import Any, NamedTuple
@@ -171,9 +172,21 @@ class _Snapshot:
         elif isinstance(value, numpy.random.Generator):
             bits, numbers = value.bit_generator, value.bit_generator.state
             self._restore.append(lambda: setattr(bits, "state", numbers))
-        elif isinstance(getattr(value, "__dict__", None), dict) and not callable(value):
-            return (value.__dict__,)
+        elif not callable(value):
+            return self._keep_attributes(value)
         return ()
+
+    def _keep_attributes(self, value: object) -> Collection[Any]:
+        """Of an object of any other class: what it holds in its dict, and in slots."""
+        held: list[Any] = []
+        if isinstance(getattr(value, "__dict__", None), dict):
+            held.append(value.__dict__)
+        slots = _slots_of(type(value))
+        if slots:
+            content = {name: getattr(value, name) for name in slots if hasattr(value, name)}
+            self._restore.append(lambda: _fill(value, slots, content))
+            held += content.values()
+        return held
 
     def _keep_collection(self, value: Any) -> Collection[Any]:
         content = list(value)
@@ -199,6 +212,31 @@ class _Snapshot:
 def _same_entries(a: dict[Any, Any], b: dict[Any, Any]) -> bool:
     same = len(a) == len(b) and all(map(is_, a.values(), b.values()))
     return same and all(map(is_, a, b))
+
+
+@functools.cache
+def _slots_of(kind: type) -> tuple[str, ...]:
+    """The names of the slots that a class and its bases declare."""
+    found: list[str] = []
+    for base in kind.__mro__:
+        names = base.__dict__.get("__slots__", ())
+        for name in (names,) if isinstance(names, str) else names:
+            hidden = name.startswith("__") and not name.endswith("__")
+            found.append(f"_{base.__name__.lstrip('_')}{name}" if hidden else name)
+    return tuple(name for name in found if name not in ("__dict__", "__weakref__"))
+
+
+def _fill(value: object, slots: Sequence[str], content: Mapping[str, object]) -> None:
+    """Give slots what they held; one that held nothing is emptied."""
+    for name in slots:
+        if name not in content:
+            if hasattr(value, name):
+                object.__delattr__(value, name)
+        elif getattr(value, name, _NOTHING) is not content[name]:
+            object.__setattr__(value, name, content[name])
+
+
+_NOTHING = object()
 
 
 def _set_state(generator: torch.Generator, state: Tensor) -> None:
