@@ -181,7 +181,8 @@ class _Snapshot:
         held: list[Any] = []
         if isinstance(getattr(value, "__dict__", None), dict):
             held.append(value.__dict__)
-        slots = _slots_of(type(value))
+        kind: Any = type(value)
+        slots = _slots_of(kind)
         if slots:
             content = {name: getattr(value, name) for name in slots if hasattr(value, name)}
             self._restore.append(lambda: _fill(value, slots, content))
