@@ -85,8 +85,8 @@ _NORMED = "a product of normed queries and keys"
 def _link(t: Context, ways: Sequence[Ways], leaf: Axis, side: str, *, gains: bool) -> Link:
     link, plain = Link(), dict[tuple[str, int], Tensor]()
     for way in ways:
-        for at, op in enumerate(way.ops):
-            for tensor in way.touching(op, leaf):
+        for at, op, holding in way.touching(leaf):
+            for tensor in holding:
                 product = t.product_of.get(id(op))
                 sides = [] if product is None else product.sides(tensor)
                 summed = product is not None and leaf in leaves(product.axis)

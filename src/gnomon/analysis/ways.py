@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -75,17 +76,30 @@ class Ways:
 
     def holds(self, tensor: Tensor, leaf: Axis) -> list[int]:
         """The dimensions of a tensor that a leaf is part of."""
-        found = []
-        for dim, axis in enumerate(self.t.axes(tensor)):
-            axis = resolve(axis)
-            if axis not in self._leaves:
-                self._leaves[axis] = frozenset(leaves(axis))
-            if leaf in self._leaves[axis]:
-                found.append(dim)
+        return [d for d, a in enumerate(self.t.axes(tensor)) if leaf in self._leaves_of(a)]
+
+    def _leaves_of(self, axis: Axis) -> frozenset[Axis]:
+        axis = resolve(axis)
+        if axis not in self._leaves:
+            self._leaves[axis] = frozenset(leaves(axis))
+        return self._leaves[axis]
+
+    @cached_property
+    def _places(self) -> dict[Axis, list[int]]:
+        """Per leaf the operations that have arguments which hold it, for all leaves at once."""
+        found: dict[Axis, list[int]] = defaultdict(list)
+        for at, op in enumerate(self.ops):
+            axes = {resolve(axis) for x in op.tensors() for axis in self.t.axes(x)}
+            for leaf in {leaf for axis in axes for leaf in self._leaves_of(axis)}:
+                found[leaf].append(at)
         return found
 
-    def touching(self, op: Op, leaf: Axis) -> list[Tensor]:
-        """The arguments that hold a leaf."""
+    def touching(self, leaf: Axis) -> Iterator[tuple[int, Op, list[Tensor]]]:
+        """The operations with arguments that hold a leaf: where, which, and these arguments."""
+        for at in self._places.get(leaf, ()):
+            yield at, self.ops[at], self._arguments(self.ops[at], leaf)
+
+    def _arguments(self, op: Op, leaf: Axis) -> list[Tensor]:
         tensors = list({id(x): x for x in op.tensors()}.values())
         found = [x for x in tensors if self.holds(x, leaf)]
         mutable = op.func._schema.is_mutable and torch.Tag.inplace_view not in op.func.tags
