@@ -7,7 +7,7 @@ import importlib
 from types import ModuleType
 
 import torch
-from torch.library import Library
+from torch import library as operators
 
 from gnomon.opening.errors import MissingLibrary
 
@@ -41,7 +41,7 @@ def library(name: str) -> ModuleType:
 
 
 @functools.cache
-def _torchvision_loads() -> Library | None:
+def _torchvision_loads() -> operators.Library | None:
     """Let torchvision load where its compiled operators do not fit this torch.
 
     timm and transformers import it too. The declarations live as long as what is returned.
@@ -53,7 +53,7 @@ def _torchvision_loads() -> Library | None:
     except RuntimeError as fault:
         if "torchvision::" not in str(fault):
             raise
-        declared = Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
+        declared = operators.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
         for operator in _OPERATORS:
             declared.define(operator)  # type: ignore[no-untyped-call]
         return declared
