@@ -4,6 +4,14 @@ import torch
 from torch import nn
 
 
+class TwoStages(nn.Module):
+    """Two stages, with a layer before, between and behind them."""
+
+    def forward(self, x):
+        x = self.first(self.enter(x))
+        return self.head(self.second(self.between(x.tanh())).tanh())
+
+
 class Cascade(nn.Module):
     """Each head reads a slice of the stream and what the head before gave; two numbers for all.
 
@@ -26,7 +34,7 @@ class Cascade(nn.Module):
         return x + self.out(torch.cat(done, -1).tanh())
 
 
-class Cascades(nn.Module):
+class Cascades(TwoStages):
     """Two stages of two blocks each, of other widths."""
 
     def __init__(self):
@@ -34,10 +42,6 @@ class Cascades(nn.Module):
         self.enter, self.first = nn.Linear(5, 4), nn.Sequential(Cascade(4, 3), Cascade(4, 3))
         self.between, self.second = nn.Linear(4, 10), nn.Sequential(Cascade(10, 3), Cascade(10, 3))
         self.head = nn.Linear(10, 2)
-
-    def forward(self, x):
-        x = self.first(self.enter(x))
-        return self.head(self.second(self.between(x.tanh())).tanh())
 
 
 class Part(nn.Module):
@@ -57,7 +61,7 @@ class Part(nn.Module):
         return x + self.out(torch.cat([ours, rest], -1).tanh())
 
 
-class Parts(nn.Module):
+class Parts(TwoStages):
     """Two stages, the first of two blocks."""
 
     def __init__(self):
@@ -65,10 +69,6 @@ class Parts(nn.Module):
         self.enter, self.first = nn.Linear(5, 5), nn.Sequential(Part(2, 5, 3), Part(2, 5, 3))
         self.between, self.second = nn.Linear(5, 7), Part(4, 7, 3)
         self.head = nn.Linear(7, 2)
-
-    def forward(self, x):
-        x = self.first(self.enter(x))
-        return self.head(self.second(self.between(x.tanh())).tanh())
 
 
 class Window(nn.Module):
