@@ -25,7 +25,7 @@ from gnomon.editing.first_gradients import FirstGradients
 from gnomon.editing.surgery import Surgery
 from gnomon.errors import BadCheckpoint, GrowthError, NotProved, Stale, Unsupported
 from gnomon.ops.context import Op
-from gnomon.planning.edit import ModuleEdit
+from gnomon.planning.edit import ModuleEdit, key_of
 from gnomon.planning.plan import Plan
 from gnomon.planning.spec import Factories, build, classes_of, factories_needed
 from gnomon.recording.tape import Call, Recording, owned_tensors, record
@@ -104,7 +104,7 @@ def add_modules(
             modules.append((module, edit, ()))
             moved |= renamed
         else:
-            key = f"{plan.modules[0].place}|{number}"
+            key = key_of(plan.modules, number)
             beside = model.get_submodule(edit.place)
             ready = None if tried is None else tried.take(edit, key, plan.seed)
             modules.append(_add(model, edit, key, plan.seed, surgery, ready))

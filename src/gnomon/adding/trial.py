@@ -62,7 +62,7 @@ class Trial:
         """Make the body zero, of an `R2RBlock` each of its blocks; returns what was done to which.
 
         Raises CannotPreserve, Unsupported or NotProved if it cannot be. `prove` runs it to see: a
-        growth need not, which runs the whole model with it.
+        growth need not, which sees it where it stands.
         """
         body, calls, twins = self._inner, [self.call], self.edit.twins
         parts = list(body.branches) if isinstance(body, R2RBlock) else [body]

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from gnomon.editing import insertion
 from gnomon.morphs.places import Place
-from gnomon.planning.edit import ModuleEdit
+from gnomon.planning.edit import ModuleEdit, key_of
 
 
 class Seat(NamedTuple):
@@ -50,7 +50,7 @@ class Rows:
         """
         at = self._now(place.after)
         self.edits.append(replace(block, place=at))
-        seat = Seat(self.edits[-1], f"{self.edits[0].place}|{len(self.edits) - 1}")
+        seat = Seat(self.edits[-1], key_of(self.edits, len(self.edits) - 1))
         if place.how == "hook":
             where, name = f"{at}.{insertion.CHILD}", "0"
             row = _Row([name], [None])

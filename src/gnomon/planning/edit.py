@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -143,3 +143,8 @@ class ModuleEdit:
     expected: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
     template: nn.Module | None = field(default=None, repr=False)
+
+
+def key_of(edits: Sequence[ModuleEdit], number: int) -> str:
+    """The name under which the numbers of one of a plan's modules are drawn: files rest on it."""
+    return f"{edits[0].place}|{number}"
